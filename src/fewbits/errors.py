@@ -1,0 +1,40 @@
+"""Every error that a user can cause, one tree.
+
+    FewbitsError                a sentence for the user; the command line prints it and exits with code 2
+    ├── SpecError               an option, precision, grid, target or profile that cannot be
+    ├── ModelError              a model file that cannot be read, checked, converted or run
+    ├── DataError               data that cannot be read or does not fit the model
+    ├── MetricError             a score that cannot be computed
+    ├── OutputError             a result that cannot be written
+    └── MissingExtraError       an optional dependency that is not installed
+
+Each message names the thing, the rule, the value and the way out.
+"""
+
+
+class FewbitsError(Exception):
+    """Base of every error that the user can mend; its message is one clear sentence."""
+
+
+class SpecError(FewbitsError):
+    """An option, precision, grid, target or profile that cannot be."""
+
+
+class ModelError(FewbitsError):
+    """A model that cannot be read, checked, converted or run."""
+
+
+class DataError(FewbitsError):
+    """Data that cannot be read or does not fit the model."""
+
+
+class MetricError(FewbitsError):
+    """A score that cannot be computed."""
+
+
+class OutputError(FewbitsError):
+    """A result that cannot be written."""
+
+
+class MissingExtraError(FewbitsError):
+    """An optional dependency that is not installed; the message names the extra."""

@@ -1,0 +1,91 @@
+"""Raise old models to the opset whose QuantizeLinear knows 4 and 16 bits; newer models stay as they are."""
+
+import importlib.util
+import logging
+from collections.abc import Callable
+
+import onnx
+import onnx_ir as ir
+from onnx import version_converter
+
+from fewbits.errors import ModelError
+from fewbits.graph.bridge import rewrite, without_weights
+from fewbits.graph.naming import name_nodes
+from fewbits.graph.passes.base import PassResult, Skipped
+from fewbits.graph.save import to_bytes
+
+logger = logging.getLogger(__name__)
+
+QDQ_OPSET = 21
+QDQ_IR_VERSION = 10
+Check = Callable[[bytes], None]
+
+
+def raise_opset(model: ir.Model, target: int = QDQ_OPSET, *, check: Check | None = None) -> tuple[ir.Model, PassResult]:
+    """Return `model` at ai.onnx opset `target` or newer and ir_version 10 or newer.
+
+    Two converters are tried, onnx's own and onnxscript's (where it is installed); a result counts only if the ONNX
+    checker accepts it with strict shape inference, and `check` too. `model` is left as it is.
+
+    Args:
+        model: any opset from 1 on.
+        target: the opset wanted.
+        check: called with the bytes of the converted model; raises if the model does not run. Pass a loader of the
+            runtime: a converter can stamp an opset without rewriting a node.
+
+    Returns:
+        The model and what was done. Where no converter succeeds: the original opset, and the reason in `declined`.
+    """
+    version = model.opset_imports.get("")
+    stays = version is None or version >= target
+    if stays and model.ir_version >= QDQ_IR_VERSION:
+        return model, PassResult()
+    if stays:
+        result = model.clone()
+        result.ir_version = QDQ_IR_VERSION
+        return result, PassResult(changed=(f"ir_version {model.ir_version} -> {QDQ_IR_VERSION}",))
+    assert version is not None
+    reasons = []
+    for name, converter in (("onnx", _convert_onnx), ("onnxscript", _convert_onnxscript)):
+        try:
+            result = _verified(converter(model, target), check)
+        except Exception as error:  # converters raise RuntimeError, ConvertError, ValueError, assertion errors
+            reasons.append(f"{name}: {_reason(error)}")
+            continue
+        return result, PassResult(changed=(f"ai.onnx opset {version} -> {target} ({name}'s converter)",))
+    logger.warning("The model stays at opset %d: no converter could raise it to %d.", version, target)
+    reason = f"stays at {version}, because no converter could raise it to {target} ({'; '.join(reasons)})"
+    return model, PassResult(declined=(Skipped("ai.onnx opset", reason),))
+
+
+def _convert_onnx(model: ir.Model, target: int) -> ir.Model:
+    def convert(proto: onnx.ModelProto) -> onnx.ModelProto:
+        proto.ir_version = max(proto.ir_version, QDQ_IR_VERSION)  # below 4 the converter wants weights as inputs
+        return version_converter.convert_version(proto, target)
+
+    return rewrite(model, convert)
+
+
+def _convert_onnxscript(model: ir.Model, target: int) -> ir.Model:
+    if importlib.util.find_spec("onnxscript") is None:
+        raise ModelError("not installed (pip install onnxscript)")
+    from onnxscript.version_converter import convert_version
+
+    result = model.clone()
+    convert_version(result, target, fallback=False)
+    return result
+
+
+def _verified(model: ir.Model, check: Check | None) -> ir.Model:
+    model.ir_version = max(model.ir_version, QDQ_IR_VERSION)
+    name_nodes(model)
+    proto, _ = without_weights(model)
+    onnx.checker.check_model(proto, full_check=True)
+    if check is not None:
+        check(to_bytes(model))
+    return model
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""Graph passes: one per file; each changes its private model in place and says what it did and what it declined."""

@@ -1,0 +1,22 @@
+"""Nodes and initializers that no output depends on are removed."""
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from fewbits.graph.naming import all_nodes
+from fewbits.graph.passes.base import PassResult
+
+NAME = "dead-code"
+
+
+def run(model: ir.Model) -> PassResult:
+    """Remove what does not reach an output; the inputs and outputs of the model stay."""
+    before = _parts(model)
+    RemoveUnusedNodesPass()(model)
+    after = set(_parts(model))
+    return PassResult(tuple(f"removed {part}" for part in before if part not in after))
+
+
+def _parts(model: ir.Model) -> list[str]:
+    nodes = [f"{node.op_type} {node.name!r}" for node in all_nodes(model)]
+    return nodes + [f"initializer {name!r}" for graph in model.graphs() for name in graph.initializers]

@@ -1,0 +1,86 @@
+"""Simplification by onnxslim: constant folding, shape arithmetic, redundant reshapes and transposes."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+
+import onnx
+import onnx_ir as ir
+
+from fewbits.graph.bridge import rewrite, without_weights
+from fewbits.graph.naming import name_nodes, name_subgraph_values
+from fewbits.graph.passes.base import PassResult, Skipped
+from fewbits.graph.save import EXTERNAL_BYTES, to_bytes, weights_bytes
+
+NAME = "simplify"
+
+_QUIET = logging.NullHandler()
+_LARGE_WEIGHT_BYTES = 1 << 20
+# Those that touch weights are done by fold_batchnorm, fold_affine and fuse_matmul_add: in float64, checked, and with
+# their reasons. FusionGemm would also wrap a MatMul of rank 3 in two Reshapes.
+_SKIPPED_PATTERNS = [
+    f"Fusion{pattern}"
+    for pattern in ("ConvBN", "ConvMul", "ConvAdd", "ConvTransposeBN", "ConvTransposeMul", "ConvTransposeAdd",
+                    "Gemm", "GemmMul", "GemmAdd")
+]  # fmt: skip
+
+
+def run(model: ir.Model, check: Callable[[bytes], None] | None = None) -> PassResult:
+    """Let onnxslim rewrite the graph; keep the result only if the ONNX checker, and `check`, accept it.
+
+    Above 1.5 GB of weights the large ones do not pass through onnxslim: what it does to shapes still applies, what it
+    would do to those weights does not.
+    """
+    fits = weights_bytes(model) <= EXTERNAL_BYTES
+    try:
+        result = rewrite(model, _slim, limit_bytes=2**62 if fits else _LARGE_WEIGHT_BYTES)
+        name_nodes(result)
+        name_subgraph_values(result)
+        before, after = _structure(model), _structure(result)
+        if before == after:
+            return PassResult()
+        proto, _ = without_weights(result)
+        proto.ir_version = max(proto.ir_version, model.ir_version)
+        onnx.checker.check_model(proto, full_check=True)
+        result.ir_version = model.ir_version
+        if check is not None and fits:
+            check(to_bytes(result))
+    except Exception as error:  # onnxslim, the checker and the caller's runtime raise kinds of their own
+        return PassResult(declined=(Skipped("onnxslim", _reason(error)),))
+    changed = _difference(model, result)
+    model.graph = result.graph
+    return PassResult(changed)
+
+
+def _slim(proto: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxslim
+
+    logging.getLogger("onnxslim").addHandler(_QUIET)  # else it installs a handler that writes to stderr
+    result = onnxslim.slim(proto, skip_fusion_patterns=_SKIPPED_PATTERNS)
+    assert isinstance(result, onnx.ModelProto)
+    return result
+
+
+def _structure(model: ir.Model) -> list[tuple[object, ...]]:
+    """Return what makes two graphs the same to a reader: operators, attributes and wiring, in order."""
+    return [
+        (
+            node.domain,
+            node.op_type,
+            tuple(value.name if value is not None else "" for value in node.inputs),
+            tuple(value.name for value in node.outputs),
+            tuple(sorted(str(attribute) for attribute in node.attributes.values())),
+        )
+        for node in model.graph
+    ]
+
+
+def _difference(before: ir.Model, after: ir.Model) -> tuple[str, ...]:
+    old, new = (Counter(node.op_type for node in model.graph) for model in (before, after))
+    lines = tuple(f"{op}: {old[op]} -> {new[op]}" for op in sorted(old | new) if old[op] != new[op])
+    return lines or ("attributes or wiring, no operator fewer",)
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"its result is not used ({lines[0][:300].rstrip('.') if lines else type(error).__name__})"

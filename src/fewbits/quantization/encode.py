@@ -1,0 +1,247 @@
+"""Stage encode: (plan, statistics, range choices) -> one Encoding per grid. Pinned encodings are never derived again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from fewbits.errors import SpecError
+from fewbits.graph.topology import constant
+from fewbits.numerics.affine import bias_encoding, encoding_from_range
+from fewbits.numerics.histogram import Histogram
+from fewbits.numerics.ranges import Estimator, MinMax
+from fewbits.numerics.weights import weight_encoding
+from fewbits.quantization.observe import Statistics
+from fewbits.spec.dtypes import PerChannel
+from fewbits.spec.encodings import Encoding
+from fewbits.spec.plan import Grid, Plan, Role
+
+F32 = npt.NDArray[np.float32]
+_INT32_MAX = 2**31 - 1
+_BIAS_MARGIN = 1.001  # float32 rounding of the product of scales must not tip a code over
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """How ranges are chosen: a rule for all, others by tensor.
+
+    Attributes:
+        activations: estimator for activations and constants.
+        weights: "absmax" or "mse".
+        by_tensor: tensor -> estimator that replaces `activations` there.
+        weights_by_tensor: tensor -> method that replaces `weights` there.
+    """
+
+    activations: Estimator = field(default_factory=MinMax)
+    weights: str = "mse"
+    by_tensor: Mapping[str, Estimator] = field(default_factory=dict)
+    weights_by_tensor: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The encodings of a plan, and what had to give way.
+
+    Attributes:
+        encodings: grid key -> encoding.
+        widened: weight grid key -> channels whose scale was widened so that the int32 bias fits.
+        notes: sentences for the user.
+    """
+
+    encodings: Mapping[str, Encoding]
+    widened: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+
+def encode(
+    graph: ir.Graph,
+    plan: Plan,
+    statistics: Statistics,
+    ranges: Ranges,
+    *,
+    pinned: Mapping[str, Encoding] | None = None,
+) -> Encoded:
+    """Return an encoding for every grid of the plan.
+
+    Args:
+        graph: the prepared float graph.
+        plan: the grids.
+        statistics: of the float model.
+        ranges: estimators.
+        pinned: tensor name -> encoding that an improver fixed; used as it is wherever its spec is the planned one.
+
+    Raises:
+        SpecError: a tensor that needs a range was never observed.
+    """
+    work = _Encoder(graph, plan, statistics, ranges, dict(pinned or {}))
+    for key, grid in plan.grids.items():
+        if grid.role in (Role.ACTIVATION, Role.CONSTANT):
+            work.activation(key)
+    readers = _weight_readers(graph, plan)
+    for key, grid in plan.grids.items():
+        if grid.role is Role.WEIGHT:
+            work.weight(key, grid, readers.get(key))
+    biases = [(k, g) for k, g in plan.grids.items() if g.role is Role.BIAS]
+    for _, grid in biases:
+        work.widen(grid)
+    for key, grid in biases:
+        work.bias(key, grid)
+    return Encoded(work.encodings, work.widened, tuple(work.notes))
+
+
+@dataclass
+class _Encoder:
+    graph: ir.Graph
+    plan: Plan
+    statistics: Statistics
+    ranges: Ranges
+    pinned: Mapping[str, Encoding]
+    encodings: dict[str, Encoding] = field(default_factory=dict)
+    widened: dict[str, int] = field(default_factory=dict)
+    own_scale: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def activation(self, key: str) -> Encoding:
+        if key in self.encodings:
+            return self.encodings[key]
+        grid = self.plan.grids[key]
+        pinned = self.pinned.get(grid.tensor)
+        if pinned is not None and pinned.spec == grid.spec:
+            found = pinned
+        elif grid.shares is not None:
+            found = self.activation(grid.shares)
+        elif grid.fixed_range is not None:
+            found = encoding_from_range(*grid.fixed_range, grid.spec)
+        else:
+            found = encoding_from_range(*self._range(grid), grid.spec)
+        self.encodings[key] = found
+        return found
+
+    def _range(self, grid: Grid) -> tuple[float, float]:
+        histogram = self._histogram(grid)
+        if histogram.low > histogram.high:
+            self.notes.append(f"{grid.tensor!r} was empty in every sample; it gets the range [0, 1].")
+            return 0.0, 1.0
+        estimator = self.ranges.by_tensor.get(grid.tensor, self.ranges.activations)
+        return estimator(histogram, grid.spec)
+
+    def _histogram(self, grid: Grid) -> Histogram:
+        if grid.role is Role.CONSTANT:
+            histogram = Histogram()
+            values = _values(self.graph, grid.tensor)
+            histogram.update(values[np.isfinite(values)])
+            return histogram
+        found = self.statistics.histogram(grid.tensor)
+        if found is None:
+            raise SpecError(
+                f"Tensor {grid.tensor!r} needs a range but was not observed: calibrate again on this model and target."
+            )
+        return found
+
+    def weight(self, key: str, grid: Grid, reader: ir.Node | None) -> None:
+        pinned = self.pinned.get(grid.tensor)
+        if pinned is not None and pinned.spec == grid.spec:
+            self.encodings[key] = pinned
+            return
+        values = _values(self.graph, grid.tensor)
+        method = self.ranges.weights_by_tensor.get(grid.tensor, self.ranges.weights)
+        importance, mean = self._importance(values, reader) if method == "mse" else (None, None)
+        self.encodings[key] = weight_encoding(values, grid.spec, method=method, importance=importance, mean=mean)
+
+    def _importance(self, weight: F32, reader: ir.Node | None) -> tuple[F32 | None, F32 | None]:
+        """Variance and mean of the layer's input, laid out so that they broadcast against its weight."""
+        if reader is None or reader.op_type not in _LAYOUTS or reader.inputs[0] is None:
+            return None, None
+        moments = self.statistics.channel_moments(str(reader.inputs[0].name))
+        if moments is None or not moments.count:
+            return None, None
+        layout = _LAYOUTS[reader.op_type]
+        variance, mean = (layout(a.astype(np.float32), weight, reader) for a in (moments.variance, moments.mean))
+        if variance is None or mean is None:
+            return None, None
+        return variance, mean
+
+    def widen(self, grid: Grid) -> None:
+        """Widen weight scales until every int32 bias code fits: |b| <= s_x s_w (2^31 - 1)."""
+        assert grid.scaled_by is not None
+        x_key, w_key = grid.scaled_by
+        weight = self.encodings[w_key]
+        bias = np.abs(_values(self.graph, grid.tensor).astype(np.float64)).ravel()
+        need = bias / (float(self.encodings[x_key].scale) * _INT32_MAX) * _BIAS_MARGIN
+        need = need.max(initial=0.0) if weight.scale.ndim == 0 else need
+        wide = np.asarray(weight.scale < need)
+        count = int(wide.sum())
+        if not count:
+            return
+        if self.plan.grids[w_key].role is not Role.WEIGHT or self.plan.grids[w_key].tensor in self.pinned:
+            self.own_scale[grid.tensor] = _BIAS_MARGIN * float(bias.max()) / _INT32_MAX
+            return
+        scale = np.where(wide, np.asarray(need, np.float32), weight.scale).astype(np.float32)
+        self.encodings[w_key] = replace(weight, scale=scale)
+        self.widened[w_key] = self.widened.get(w_key, 0) + count
+
+    def bias(self, key: str, grid: Grid) -> None:
+        assert grid.scaled_by is not None
+        x_key, w_key = grid.scaled_by
+        found = bias_encoding(self.encodings[x_key].scale, self.encodings[w_key].scale)
+        scale = np.broadcast_to(found.scale, _bias_shape(self.graph, grid)).astype(np.float32)
+        if grid.tensor in self.own_scale:
+            scale = np.maximum(scale, np.float32(self.own_scale[grid.tensor]))
+            self.notes.append(
+                f"The bias {grid.tensor!r} does not fit int32 at input scale x weight scale, and that weight's grid may "
+                f"not change: it gets a coarser scale of its own, which some devices do not honour."
+            )
+        self.encodings[key] = Encoding(grid.spec, scale, np.zeros(scale.shape, np.int64))
+
+
+def _bias_shape(graph: ir.Graph, grid: Grid) -> tuple[int, ...]:
+    return (_values(graph, grid.tensor).size,) if isinstance(grid.spec.granularity, PerChannel) else ()
+
+
+def _values(graph: ir.Graph, name: str) -> F32:
+    tensor = constant(graph.initializers.get(name))
+    assert tensor is not None, name
+    return np.asarray(tensor.numpy(), dtype=np.float32)
+
+
+def _weight_readers(graph: ir.Graph, plan: Plan) -> dict[str, ir.Node]:
+    readers: dict[str, ir.Node] = {}
+    for node in graph:
+        key = plan.inputs.get((str(node.name), 1))
+        if key is not None and plan.grids[key].role is Role.WEIGHT:
+            readers.setdefault(key, node)
+    return readers
+
+
+def _conv_layout(per_channel: F32, weight: F32, node: ir.Node) -> F32 | None:
+    groups = node.attributes.get_int("group", 1)
+    out, per_group = weight.shape[:2]
+    if len(per_channel) != groups * per_group:
+        return None
+    rows = np.repeat(per_channel.reshape(groups, per_group), out // groups, axis=0)
+    return rows.reshape(out, per_group, *(1,) * (weight.ndim - 2))
+
+
+def _transposed_conv_layout(per_channel: F32, weight: F32, node: ir.Node) -> F32 | None:
+    del node
+    return per_channel.reshape(-1, *(1,) * (weight.ndim - 1)) if len(per_channel) == weight.shape[0] else None
+
+
+def _gemm_layout(per_channel: F32, weight: F32, node: ir.Node) -> F32 | None:
+    transposed = bool(node.attributes.get_int("transB", 0))
+    return per_channel.reshape((1, -1) if transposed else (-1, 1))
+
+
+def _matmul_layout(per_channel: F32, weight: F32, node: ir.Node) -> F32 | None:
+    del node
+    return per_channel.reshape(-1, 1) if weight.ndim >= 2 else None
+
+
+_LAYOUTS = {
+    "Conv": _conv_layout,
+    "ConvTranspose": _transposed_conv_layout,
+    "Gemm": _gemm_layout,
+    "MatMul": _matmul_layout,
+}

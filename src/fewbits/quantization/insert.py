@@ -1,0 +1,179 @@
+"""Stage insert: (float graph, plan, encodings) -> QDQ graph. What is scored is what is shipped; there is no other form.
+
+Weights become stored integers behind a DequantizeLinear, activations pass a QuantizeLinear -> DequantizeLinear pair,
+biases are int32, fp16 nodes hold float16 weights between Casts, and a change of width is an explicit DQ -> Q pair.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from fewbits.errors import SpecError
+from fewbits.graph.topology import constant, is_float32
+from fewbits.numerics.affine import quantize
+from fewbits.quantization.half import HalfPrecision
+from fewbits.spec.dtypes import DType, PerChannel, PerTensor
+from fewbits.spec.encodings import Encoding
+from fewbits.spec.plan import Plan, Role
+
+QDQ_OPSET = 21
+_ONNX_TYPES = {
+    DType.INT4: ir.DataType.INT4,
+    DType.UINT4: ir.DataType.UINT4,
+    DType.INT8: ir.DataType.INT8,
+    DType.UINT8: ir.DataType.UINT8,
+    DType.INT16: ir.DataType.INT16,
+    DType.UINT16: ir.DataType.UINT16,
+    DType.INT32: ir.DataType.INT32,
+}
+
+
+def insert_qdq(model: ir.Model, plan: Plan, encodings: Mapping[str, Encoding]) -> ir.Model:
+    """Return a copy of `model` with the plan carried out; names of inputs, outputs and float tensors are kept.
+
+    Raises:
+        SpecError: the model's opset is too old for a width in the plan.
+    """
+    copy = model.clone()
+    _Inserter(copy, plan, encodings).run()
+    return copy
+
+
+@dataclass
+class _Inserter:
+    model: ir.Model
+    plan: Plan
+    encodings: Mapping[str, Encoding]
+    values: dict[str, ir.Value] = field(default_factory=dict)
+    dequantized: dict[str, ir.Value] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+    domain: str = ""
+
+    def run(self) -> None:
+        graph = self.model.graph
+        self.domain = self._domain()
+        nodes = list(graph)
+        for value in (*graph.inputs, *graph.initializers.values(), *(v for n in nodes for v in n.outputs)):
+            self.values[str(value.name)] = value
+        self.taken = set(self.values)
+        readers = {v: [(u.node, u.idx) for u in v.uses()] for v in self.values.values()}
+        planned = {(n, p): k for (n, p), k in self.plan.inputs.items()}
+        for name in self.plan.outputs:
+            self._detach(self.values[name], readers[self.values[name]])
+        for node in nodes:
+            for position in range(len(node.inputs)):
+                key = planned.get((str(node.name), position))
+                if key is not None:
+                    node.replace_input_with(position, self._read(key))
+        half = HalfPrecision(graph, self.plan, self._unique)
+        half.apply(nodes)
+        half.drop_unused()
+        self._drop_unused()
+
+    def _domain(self) -> str:
+        opset = self.model.graph.opset_imports.get("", 0)
+        if opset >= QDQ_OPSET:
+            return ""
+        if any(g.spec.dtype.bits == 4 for g in self.plan.grids.values()):
+            raise SpecError(
+                f"4-bit grids need ONNX opset {QDQ_OPSET}, and this model could only be kept at opset {opset}: see the "
+                f"reason that `fewbits prepare` prints, or use 8 bits."
+            )
+        if opset >= 13 and all(g.spec.dtype.bits in (8, 32) for g in self.plan.grids.values()):
+            return ""
+        self.model.graph.opset_imports["com.microsoft"] = 1
+        return "com.microsoft"
+
+    def _detach(self, value: ir.Value, uses: list[tuple[ir.Node, int]]) -> None:
+        """Let every reader of a quantized tensor, and the graph's output, see it dequantized."""
+        result = self._read(str(value.name))
+        for node, position in uses:
+            node.replace_input_with(position, result)
+        graph = self.model.graph
+        if value.is_graph_output():
+            for i, out in enumerate(graph.outputs):
+                if out is value:
+                    graph.outputs[i] = result
+            name = str(value.name)
+            value.name = self._unique(f"{name}_float")
+            result.name = name
+
+    def _read(self, key: str) -> ir.Value:
+        """Return the dequantized value of grid `key`, made on first use."""
+        if key not in self.dequantized:
+            grid = self.plan.grids[key]
+            stored = grid.role is not Role.ACTIVATION
+            self.dequantized[key] = self._stored(key) if stored else self._pair(key)
+        return self.dequantized[key]
+
+    def _pair(self, key: str) -> ir.Value:
+        grid = self.plan.grids[key]
+        source = self._read(grid.converts) if grid.converts else self.values[grid.tensor]
+        scale, zero = self._parameters(key)
+        quantized = self._node("QuantizeLinear", [source, scale, zero], f"{key}_q", {})
+        quantized.dtype, quantized.shape = _ONNX_TYPES[grid.spec.dtype], source.shape
+        result = self._node("DequantizeLinear", [quantized, scale, zero], f"{key}_dq", {})
+        result.dtype, result.shape = ir.DataType.FLOAT, source.shape
+        return result
+
+    def _stored(self, key: str) -> ir.Value:
+        grid, encoding = self.plan.grids[key], self.encodings[key]
+        tensor = constant(self.values[grid.tensor])
+        assert tensor is not None
+        codes = quantize(tensor.numpy(), encoding)
+        dtype = _ONNX_TYPES[grid.spec.dtype]
+        stored = self._initializer(f"{key}_q", ir.Tensor(codes, dtype=dtype))
+        scale, zero = self._parameters(key)
+        axis = encoding.spec.granularity
+        attributes = {"axis": axis.axis} if isinstance(axis, PerChannel) else {}
+        result = self._node("DequantizeLinear", [stored, scale, zero], f"{key}_dq", attributes)
+        result.dtype, result.shape = ir.DataType.FLOAT, ir.Shape(tensor.shape)
+        return result
+
+    def _parameters(self, key: str) -> tuple[ir.Value, ir.Value]:
+        encoding, dtype = self.encodings[key], self.plan.grids[key].spec.dtype
+        if not isinstance(encoding.spec.granularity, PerTensor | PerChannel):
+            raise SpecError(f"{key!r} has a per-block grid, which this version cannot export.")
+        zero = encoding.zero_point.astype(np.int32).astype(dtype.numpy)
+        return (
+            self._initializer(f"{key}_scale", ir.Tensor(encoding.scale)),
+            self._initializer(f"{key}_zero_point", ir.Tensor(zero, dtype=_ONNX_TYPES[dtype])),
+        )
+
+    def _initializer(self, name: str, tensor: ir.Tensor) -> ir.Value:
+        value = ir.Value(
+            name=self._unique(name), shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+        tensor.name = value.name
+        self.model.graph.register_initializer(value)
+        return value
+
+    def _node(self, op: str, inputs: list[ir.Value], output: str, attributes: dict[str, int]) -> ir.Value:
+        name = self._unique(output)
+        attrs = [ir.AttrInt64(k, v) for k, v in attributes.items()]
+        node = ir.Node(self.domain, op, inputs, attrs, num_outputs=1, name=self._unique(f"{name}_node"))
+        node.outputs[0].name = name
+        producer = inputs[0].producer()
+        graph = self.model.graph
+        if producer is not None:
+            graph.insert_after(producer, node)
+        else:
+            first = next(iter(graph), None)
+            graph.append(node) if first is None else graph.insert_before(first, node)
+        return node.outputs[0]
+
+    def _unique(self, wanted: str) -> str:
+        name, n = wanted, 1
+        while name in self.taken:
+            n += 1
+            name = f"{wanted}_{n}"
+        self.taken.add(name)
+        return name
+
+    def _drop_unused(self) -> None:
+        graph = self.model.graph
+        for name, value in list(graph.initializers.items()):
+            if not list(value.uses()) and not value.is_graph_output() and is_float32(value):
+                del graph.initializers[name]

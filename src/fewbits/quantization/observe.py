@@ -1,0 +1,150 @@
+"""Stage observe: (float model, data) -> Statistics, in one pass. Nothing here knows a precision.
+
+The float model runs once over the samples with the tensors of interest as extra outputs; each batch is reduced to an
+exact range, a histogram and, for inputs of layers with weights, moments per channel, and then forgotten.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from fewbits.errors import DataError
+from fewbits.graph.optable import Kind
+from fewbits.graph.topology import constant, data_positions, data_values, fusions, is_float32, op_rule
+from fewbits.numerics.histogram import Histogram
+from fewbits.numerics.moments import Moments
+from fewbits.runtime.progress import Progress
+from fewbits.spec.target import Target
+
+MOST_COUNTED = 1 << 15
+"""Elements of one tensor counted per sample: larger tensors are counted with a stride (their range stays exact)."""
+
+Feeds = Mapping[str, npt.NDArray[np.generic]]
+RunNamed = Callable[[list[str], Feeds], Mapping[str, npt.NDArray[np.generic]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Watchlist:
+    """What to observe in a graph.
+
+    Attributes:
+        tensors: names of the tensors whose range and histogram are needed.
+        channels: tensor -> axis of its channels, for the inputs of layers with constant weights.
+        aliases: tensor that only passes values through -> the watched tensor it takes them from.
+    """
+
+    tensors: tuple[str, ...]
+    channels: Mapping[str, int]
+    aliases: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What calibration saw of the float model.
+
+    Attributes:
+        histograms: watched tensor -> range and histogram.
+        moments: watched tensor -> mean and mean square per channel.
+        aliases: tensors that pass values through -> the watched tensor that stands for them.
+        samples: how many samples were read; as many float forward passes were made.
+    """
+
+    histograms: Mapping[str, Histogram]
+    moments: Mapping[str, Moments]
+    aliases: Mapping[str, str]
+    samples: int
+
+    def histogram(self, tensor: str) -> Histogram | None:
+        """Return the histogram of `tensor`, or of the tensor whose values it passes through."""
+        return self.histograms.get(self.aliases.get(tensor, tensor))
+
+    def channel_moments(self, tensor: str) -> Moments | None:
+        """Return the moments per channel of `tensor` itself (a Reshape changes what a channel is), if watched."""
+        return self.moments.get(tensor)
+
+
+def watchlist(graph: ir.Graph, target: Target) -> Watchlist:
+    """Return the tensors that any plan for `target` may give a grid, once per distinct set of values."""
+    data, heads = data_values(graph), set(fusions(graph, target.fused).values())
+    tensors: dict[str, None] = {}
+    channels: dict[str, int] = {}
+    aliases: dict[str, str] = {}
+    for node in graph:
+        rule = op_rule(node)
+        if rule is None:
+            continue
+        positions = data_positions(node, rule)
+        reads = [node.inputs[i] for i in positions]
+        for value in reads:
+            if value is not None and constant(value) is None and str(value.name) not in aliases:
+                tensors.setdefault(str(value.name))
+        source = reads[0] if reads else None
+        for out in node.outputs:
+            if not is_float32(out) or node in heads:
+                continue
+            if rule.kind is Kind.PASS and source is not None and source in data and constant(source) is None:
+                aliases[str(out.name)] = aliases.get(str(source.name), str(source.name))
+            elif out in data:
+                tensors.setdefault(str(out.name))
+        if rule.kind is Kind.LINEAR and constant(node.inputs[rule.weight or 1]) is not None and source is not None:
+            channels[str(source.name)] = _input_channel_axis(node)
+    return Watchlist(tuple(tensors), channels, aliases)
+
+
+def _input_channel_axis(node: ir.Node) -> int:
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return 1
+    return 0 if node.op_type == "Gemm" and node.attributes.get_int("transA", 0) else -1
+
+
+def observe(
+    run: RunNamed, watch: Watchlist, batches: Iterable[tuple[Feeds, int]], *, progress: Progress | None = None
+) -> Statistics:
+    """Run the float model once over `batches` and return what was seen.
+
+    Args:
+        run: runs the float model and returns the named tensors.
+        watch: what to look at.
+        batches: feeds, each with its number of samples.
+        progress: told of every batch.
+
+    Raises:
+        DataError: there is no sample, or a tensor becomes NaN or Inf (the message names tensor and sample).
+    """
+    histograms = {name: Histogram() for name in watch.tensors}
+    moments = {name: Moments() for name in watch.channels}
+    extra = [name for name in watch.channels if name not in histograms]
+    names, samples = [*watch.tensors, *extra], 0
+    for feeds, size in batches:
+        computed = [n for n in names if n not in feeds]
+        values = {**feeds, **run(computed, feeds)}
+        for name, histogram in histograms.items():
+            _update(histogram, values[name], name, size, samples)
+        for name, axis in watch.channels.items():
+            moments[name].update(values[name], axis)
+        samples += size
+        if progress is not None:
+            progress.advance(size)
+    if samples == 0:
+        raise DataError("The calibration data hold no sample: give at least one with --data.")
+    return Statistics(histograms, moments, watch.aliases, samples)
+
+
+def _update(histogram: Histogram, x: npt.NDArray[np.generic], name: str, size: int, seen: int) -> None:
+    if x.size == 0:
+        return
+    low, high = float(x.min()), float(x.max())
+    try:
+        histogram.update_range(low, high)
+    except DataError as error:
+        raise DataError(
+            f"Tensor {name!r} of the float model becomes NaN or Inf within samples {seen} to {seen + size - 1} of the "
+            f"calibration data: check those samples, or the model."
+        ) from error
+    rows = x.reshape(size, -1) if size and x.shape[:1] == (size,) else x.reshape(1, -1)
+    stride = -(-rows.shape[1] // MOST_COUNTED)
+    stride += 1 - stride % 2  # an even stride would see the same columns of every row
+    histogram.update_counts(rows[:, ::stride])

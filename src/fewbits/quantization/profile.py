@@ -1,0 +1,103 @@
+"""Which precision every node runs in: the profile as the user gives it, spread over groups that must agree."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from fewbits.errors import SpecError
+from fewbits.graph.optable import FLOAT_REASONS, Kind
+from fewbits.graph.topology import data_positions, data_values, fusions, is_float32, op_rule
+from fewbits.spec.plan import NodePlan
+from fewbits.spec.precision import FP32, Precision
+from fewbits.spec.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A mixed-precision assignment: one precision for all nodes, others by node name.
+
+    Attributes:
+        default: precision of every node that is not named.
+        nodes: node name -> precision.
+    """
+
+    default: Precision
+    nodes: Mapping[str, Precision] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, default: str, nodes: Mapping[str, str] | None = None) -> "Profile":
+        """Return the profile of precision names, `Profile.parse("w8a8", {"head": "fp16"})`."""
+        return cls(Precision.parse(default), {k: Precision.parse(v) for k, v in (nodes or {}).items()})
+
+    def __str__(self) -> str:
+        return str(self.default) + (f" + {len(self.nodes)} nodes" if self.nodes else "")
+
+
+def assign(graph: ir.Graph, profile: Profile, target: Target) -> tuple[dict[str, NodePlan], dict[ir.Node, ir.Node]]:
+    """Return the precision of every node (with a reason where it must stay float32) and the fusions (follower -> head).
+
+    Fused operators follow their head; operators that pass values through follow their producer.
+
+    Raises:
+        SpecError: the profile names a node that the graph does not have.
+    """
+    nodes = list(graph)
+    known = {n.name for n in nodes}
+    missing = sorted(set(profile.nodes) - known)  # type: ignore[arg-type]
+    if missing:
+        raise SpecError(f"The profile names the node {missing[0]!r}, which the prepared graph does not have.")
+    fused = fusions(graph, target.fused)
+    data = data_values(graph)
+    plans: dict[str, NodePlan] = {}
+    for node in nodes:
+        plans[str(node.name)] = _plan_node(node, profile, target, data, fused, plans)
+    return plans, fused
+
+
+def _plan_node(
+    node: ir.Node,
+    profile: Profile,
+    target: Target,
+    data: set[ir.Value],
+    fused: Mapping[ir.Node, ir.Node],
+    done: Mapping[str, NodePlan],
+) -> NodePlan:
+    reason = float_reason(node, target, data)
+    if reason:
+        return NodePlan(node.op_type, FP32, reason)
+    if node in fused:
+        return NodePlan(node.op_type, done[str(fused[node].name)].precision)
+    rule = op_rule(node)
+    source = node.inputs[0] if node.inputs else None
+    if rule is not None and rule.kind is Kind.PASS and source is not None and source.producer() is not None:
+        above = done.get(str(source.producer().name))  # type: ignore[union-attr]
+        if above is not None and not above.reason:
+            return NodePlan(node.op_type, above.precision)
+    precision = profile.nodes.get(str(node.name), profile.default)
+    reason = "the profile asks for fp32" if precision == FP32 else _width_reason(precision, target)
+    return NodePlan(node.op_type, FP32 if reason else precision, reason)
+
+
+def _width_reason(precision: Precision, target: Target) -> str:
+    if precision.float_bits == 16 and not target.fp16:
+        return f"{target.name} has no float16"
+    return ""
+
+
+def float_reason(node: ir.Node, target: Target, data: set[ir.Value]) -> str:
+    """Return why `node` stays in float32 whatever the profile says, or an empty string."""
+    if node.domain not in ("", "ai.onnx"):
+        return f"operator {node.domain}::{node.op_type} is not part of ONNX"
+    if node.op_type in target.left_float:
+        return target.left_float[node.op_type]
+    rule = op_rule(node)
+    if rule is None:
+        return FLOAT_REASONS.get(node.op_type, f"operator {node.op_type} is not in the table of known operators")
+    if not any(is_float32(v) for v in node.outputs):
+        return "it computes no float32 values"
+    if not any(v in data for v in node.outputs) or not data_positions(node, rule):
+        return "its values come from constants or shapes, not from data"
+    if len([v for v in node.outputs if is_float32(v)]) > 1 and rule.kind not in (Kind.PASS,):
+        return f"{node.op_type} with several outputs is not supported"
+    return ""

@@ -1,0 +1,260 @@
+"""Stage resolve: (graph, profile, target) -> Plan. Pure bookkeeping; no data, no scales."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from fewbits.errors import SpecError
+from fewbits.graph.optable import Kind, OpRule
+from fewbits.graph.topology import channel_axis, constant, data_positions, is_float32, op_rule
+from fewbits.quantization.profile import Profile, assign
+from fewbits.spec.dtypes import DType, PerChannel, PerTensor, QuantSpec
+from fewbits.spec.plan import Grid, NodePlan, Plan, Role
+from fewbits.spec.precision import Precision
+from fewbits.spec.target import Target
+
+
+def resolve(model: ir.Model, profile: Profile, target: Target) -> Plan:
+    """Return the plan for a prepared model: a grid, or a reason, for every float tensor.
+
+    Raises:
+        SpecError: the profile names unknown nodes, or a precision that the target does not have.
+    """
+    nodes, fused = assign(model.graph, profile, target)
+    _check_widths(nodes, target)
+    builder = _Builder(target, nodes, fused)
+    for node in model.graph:
+        builder.add_outputs(node)
+    for node in model.graph:
+        builder.add_inputs(node)
+    builder.share_concats(model.graph)
+    return builder.finish(model.graph)
+
+
+def activation_spec(precision: Precision) -> QuantSpec:
+    """Return the grid of activations: unsigned, asymmetric, one scale."""
+    dtype = DType.container(precision.activation_bits, signed=False)
+    # ONNX has 4-bit types, but no runtime carries 4-bit activations: they live in uint8.
+    dtype = DType.UINT8 if dtype is DType.UINT4 else dtype
+    return QuantSpec(dtype, precision.activation_bits, is_symmetric=False)
+
+
+def _check_widths(nodes: Mapping[str, NodePlan], target: Target) -> None:
+    for name, plan in nodes.items():
+        if plan.precision.is_float:
+            continue
+        weight = DType.container(plan.precision.weight_bits, signed=True)
+        activation = activation_spec(plan.precision).dtype
+        for dtype, allowed, what in (
+            (weight, target.weight_types, "weights"),
+            (activation, target.activation_types, "activations"),
+        ):
+            if dtype not in allowed:
+                names = ", ".join(sorted(d.value for d in allowed))
+                raise SpecError(
+                    f"Target {target.name!r} cannot run {plan.op} {name!r} in {plan.precision}: its {what} are {names}, "
+                    f"not {dtype.value}. Choose another precision or target."
+                )
+
+
+@dataclass
+class _Builder:
+    """Collects the plan while walking the graph twice: outputs first, then readers."""
+
+    target: Target
+    nodes: Mapping[str, NodePlan]
+    fused: Mapping[ir.Node, ir.Node]
+    grids: dict[str, Grid] = field(default_factory=dict)
+    inputs: dict[tuple[str, int], str] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+
+    def add_outputs(self, node: ir.Node) -> None:
+        precision = self.nodes[str(node.name)].precision
+        if precision.is_float or node in self.fused.values():
+            return
+        rule = op_rule(node)
+        for value in node.outputs:
+            if not is_float32(value):
+                continue
+            name = str(value.name)
+            share = self.outputs.get(str(node.inputs[0].name)) if rule and rule.kind is Kind.PASS else None  # type: ignore[union-attr]
+            spec = activation_spec(precision)
+            if share is not None and self.grids[share].spec != spec:
+                share = None
+            fixed = self.target.fixed_ranges.get(node.op_type)
+            self.grids[name] = Grid(name, spec, Role.ACTIVATION, share, fixed)
+            self.outputs[name] = name
+
+    def add_inputs(self, node: ir.Node) -> None:
+        precision = self.nodes[str(node.name)].precision
+        rule = op_rule(node)
+        if precision.is_float or rule is None or node in self.fused:
+            self._add_follower_inputs(node)
+            return
+        spec = activation_spec(precision)
+        for position in data_positions(node, rule):
+            if rule.kind is Kind.LINEAR and position != rule.weight and constant(node.inputs[position]) is not None:
+                self._add_weight(node, position, precision, None)
+            else:
+                self._read(node, position, spec)
+        if rule.kind is Kind.PASS:
+            self._share_passed(node)
+        if rule.weight is not None and len(node.inputs) > rule.weight:
+            self._add_parameters(node, rule, precision)
+
+    def _add_follower_inputs(self, node: ir.Node) -> None:
+        """A fused PRelu still has a slope to quantize."""
+        plan = self.nodes[str(node.name)]
+        if node in self.fused and node.op_type == "PRelu" and not plan.precision.is_float:
+            self._add_weight(node, 1, plan.precision, 0 if "PRelu" in self.target.per_channel else None)
+
+    def _read(self, node: ir.Node, position: int, spec: QuantSpec) -> None:
+        value = node.inputs[position]
+        assert value is not None
+        name = str(value.name)
+        role = Role.ACTIVATION if constant(value) is None else Role.CONSTANT
+        first = self.grids.get(name)
+        if first is not None and first.spec == spec:
+            key = name
+        elif first is None:
+            key = name
+            self.grids[key] = Grid(name, spec, role)
+        else:
+            key = f"{name}@{spec.dtype.value}" if spec.dtype is not first.spec.dtype else f"{name}@{spec.bits}"
+            converts = name if name in self.outputs and role is Role.ACTIVATION else None
+            self.grids.setdefault(key, Grid(name, spec, role, converts=converts, fixed_range=first.fixed_range))
+        self.inputs[str(node.name), position] = key
+
+    def _share_passed(self, node: ir.Node) -> None:
+        """A pass-through whose input had no grid yet (a graph input, a float producer) shares the one just made."""
+        key = self.inputs.get((str(node.name), 0))
+        if key is None:
+            return
+        for value in node.outputs:
+            grid = self.grids.get(str(value.name))
+            if grid is not None and grid.shares is None and grid.spec == self.grids[key].spec:
+                self.grids[grid.tensor] = Grid(grid.tensor, grid.spec, grid.role, shares=key)
+
+    def _add_parameters(self, node: ir.Node, rule: OpRule, precision: Precision) -> None:
+        weight = node.inputs[rule.weight]  # type: ignore[index]
+        tensor = constant(weight)
+        if weight is None or tensor is None:
+            return
+        if rule.kind is Kind.NORM:
+            self._add_gamma(node, rule, precision)
+        else:
+            axis = channel_axis(node, len(tensor.shape))
+            grouped = node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) > 1
+            is_fine = node.op_type in self.target.per_channel and not grouped and len(tensor.shape) > 1
+            self._add_weight(node, rule.weight or 0, precision, axis if is_fine else None)
+        bias = rule.bias
+        if bias is not None and len(node.inputs) > bias and constant(node.inputs[bias]) is not None:
+            self._add_bias(node, bias, rule)
+
+    def _add_gamma(self, node: ir.Node, rule: OpRule, precision: Precision) -> None:
+        if self.target.gamma_follows_activation:
+            self._read(node, rule.weight or 1, activation_spec(precision))
+        else:
+            self._add_weight(node, rule.weight or 1, precision, None)
+
+    def _add_weight(self, node: ir.Node, position: int, precision: Precision, axis: int | None) -> None:
+        value = node.inputs[position]
+        assert value is not None
+        name = str(value.name)
+        bits = precision.weight_bits
+        spec = QuantSpec(
+            DType.container(bits, signed=True), bits, is_symmetric=True,
+            granularity=PerTensor() if axis is None else PerChannel(axis),
+        )  # fmt: skip
+        grid = Grid(name, spec, Role.WEIGHT)
+        key = name
+        while key in self.grids and self.grids[key] != grid:
+            key += "'"  # a tied weight that two readers need on different grids
+        self.grids[key] = grid
+        self.inputs[str(node.name), position] = key
+
+    def _add_bias(self, node: ir.Node, position: int, rule: OpRule) -> None:
+        value = node.inputs[position]
+        assert value is not None
+        name = str(node.name)
+        parents = (self.inputs[name, 0], self.inputs[name, rule.weight or 1])
+        fine = self.grids[parents[1]].spec.granularity != PerTensor()
+        spec = QuantSpec(DType.INT32, 32, is_symmetric=True, granularity=PerChannel(0) if fine else PerTensor())
+        grid = Grid(str(value.name), spec, Role.BIAS, scaled_by=parents)
+        key = str(value.name)
+        while key in self.grids and self.grids[key] != grid:
+            key += "'"
+        self.grids[key] = grid
+        self.inputs[name, position] = key
+
+    def share_concats(self, graph: ir.Graph) -> None:
+        """Give the inputs of each Concat the grid of its output, where nothing else reads them."""
+        if not self.target.concat_shares_grid:
+            return
+        for node in graph:
+            rule = op_rule(node)
+            if rule is None or rule.kind is not Kind.CONCAT or self.nodes[str(node.name)].precision.is_float:
+                continue
+            out = self.outputs.get(str(node.outputs[0].name))
+            for position, value in enumerate(node.inputs):
+                key = self.inputs.get((str(node.name), position))
+                if out is None or key is None or value is None:
+                    continue
+                self._share_chain(value, key, out)
+
+    def _share_chain(self, value: ir.Value, key: str, out: str) -> None:
+        """Walk up pass-throughs to the origin; share only if the whole chain has this one reader."""
+        while True:
+            if len(list(value.uses())) != 1 or value.is_graph_output() or constant(value) is not None:
+                return
+            grid = self.grids[key]
+            if grid.fixed_range is not None or grid.spec != self.grids[out].spec or key != str(value.name):
+                return
+            if grid.shares is None:
+                break
+            producer = value.producer()
+            if producer is None or len(producer.outputs) != 1 or producer.inputs[0] is None:
+                return
+            value, key = producer.inputs[0], grid.shares
+        self.grids[key] = Grid(grid.tensor, grid.spec, grid.role, shares=out)
+
+    def finish(self, graph: ir.Graph) -> Plan:
+        return Plan(
+            target=self.target.name,
+            nodes=dict(self.nodes),
+            grids=self.grids,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            reasons=_reasons(graph, self),
+        )
+
+
+def _reasons(graph: ir.Graph, plan: "_Builder") -> dict[str, str]:
+    """Say of every float32 tensor without a grid why it has none."""
+    heads = set(plan.fused.values())
+    reasons: dict[str, str] = {}
+    gridded = {g.tensor for g in plan.grids.values()}
+    for node in graph:
+        mine = plan.nodes[str(node.name)]
+        for value in node.outputs:
+            if is_float32(value) and str(value.name) not in gridded:
+                if node in heads and not mine.precision.is_float:
+                    reasons[str(value.name)] = f"inside the fused group {node.op_type} {node.name!r} + its activation"
+                else:
+                    reasons[str(value.name)] = mine.reason or f"{node.op_type} runs in {mine.precision}"
+    for value in (*graph.inputs, *graph.initializers.values()):
+        if is_float32(value) and str(value.name) not in gridded:
+            reasons[str(value.name)] = _unread_reason(value, plan)
+    return reasons
+
+
+def _unread_reason(value: ir.Value, plan: "_Builder") -> str:
+    for use in value.uses():
+        mine = plan.nodes.get(str(use.node.name))
+        if mine is None:
+            return "it is read inside a control-flow body"
+        if not mine.precision.is_float:
+            return f"it is a setting of {use.node.op_type} {use.node.name!r}"
+        return mine.reason or f"{use.node.op_type} runs in {mine.precision}"
+    return "nothing reads it"

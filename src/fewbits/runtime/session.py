@@ -1,0 +1,149 @@
+"""Running models in ONNX Runtime, under one named policy."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from fewbits.errors import DataError, ModelError, SpecError
+from fewbits.runtime.data.types import InputInfo
+
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+# Otherwise ORT runs int4/int8-weight MatMul under wider activations as MatMulNBits with 8-bit activations.
+_ALWAYS = {"session.qdq_matmulnbits_accuracy_level": "1"}
+
+
+class SessionPolicy(Enum):
+    """How ORT may rewrite the graph: the value holds its session options.
+
+    DEFAULT: for speed; w8a8 becomes integer kernels.
+    EXACT: float optimizations only; every QuantizeLinear and DequantizeLinear is executed as written.
+    PLAIN: ORT's own defaults, as a user's session has them.
+    """
+
+    DEFAULT = "default"
+    EXACT = "exact"
+    PLAIN = "plain"
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """Session config entries of the policy."""
+        if self is SessionPolicy.PLAIN:
+            return {}
+        if self is SessionPolicy.EXACT:
+            return {**_ALWAYS, "optimization.disable_specified_optimizers": "QDQSelectorActionTransformer"}
+        return _ALWAYS
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Where and how wide ORT runs.
+
+    Attributes:
+        provider: cpu, cuda, or any execution provider's own name.
+        threads: intra-op threads; 0 lets ORT choose.
+    """
+
+    provider: str = "cpu"
+    threads: int = 0
+
+    def provider_name(self) -> str:
+        """Return ORT's name of the provider.
+
+        Raises:
+            SpecError: this onnxruntime build does not have it.
+        """
+        available = ort.get_available_providers()
+        for name in available:
+            if self.provider.lower() in (name.lower(), name.lower().removesuffix("executionprovider")):
+                return str(name)
+        short = ", ".join(n.removesuffix("ExecutionProvider").lower() for n in available)
+        raise SpecError(f"This onnxruntime has no provider {self.provider!r}: it has {short}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A loaded model: call it with feeds, get outputs by name."""
+
+    session: ort.InferenceSession
+    inputs: tuple[InputInfo, ...]
+    output_names: tuple[str, ...]
+    policy: SessionPolicy = field(default=SessionPolicy.DEFAULT)
+
+    def __call__(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> Arrays:
+        """Return every output of the model for one batch.
+
+        Raises:
+            DataError: ORT refuses the feeds, or fails while running them.
+        """
+        return self.run(self.output_names, feeds)
+
+    def run(self, names: Sequence[str], feeds: Mapping[str, npt.NDArray[np.generic]]) -> Arrays:
+        """Return the named outputs only."""
+        try:
+            results = self.session.run(list(names), dict(feeds))
+        except Exception as error:  # ORT raises many bare types; each is the same news for the user
+            shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in feeds.items())
+            raise DataError(f"onnxruntime could not run the model on {shapes}: {_first_line(error)}") from error
+        return dict(zip(names, results, strict=True))
+
+
+def open_session(
+    model: bytes | str | Path,
+    *,
+    policy: SessionPolicy = SessionPolicy.DEFAULT,
+    options: RunOptions | None = None,
+    optimized_path: Path | None = None,
+) -> Runner:
+    """Load a model into ORT.
+
+    Args:
+        model: serialized model, or the path of a file (external data are found beside it).
+        policy: what ORT may rewrite.
+        options: provider and threads.
+        optimized_path: where ORT should also write the graph it really runs.
+
+    Raises:
+        ModelError: ORT cannot load the model.
+        SpecError: the provider is not there.
+    """
+    run = options or RunOptions()
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = run.threads
+    settings.log_severity_level = 3
+    for key, value in policy.options.items():
+        settings.add_session_config_entry(key, value)
+    if optimized_path is not None:
+        settings.optimized_model_filepath = str(optimized_path)
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        session = ort.InferenceSession(source, sess_options=settings, providers=[run.provider_name()])
+    except SpecError:
+        raise
+    except Exception as error:
+        what = "the model" if isinstance(model, bytes) else repr(source)
+        raise ModelError(f"onnxruntime cannot load {what}: {_first_line(error)}") from error
+    inputs = tuple(_info(i) for i in session.get_inputs())
+    return Runner(session, inputs, tuple(o.name for o in session.get_outputs()), policy)
+
+
+def _info(arg: ort.NodeArg) -> InputInfo:
+    return InputInfo(arg.name, _numpy_type(arg.type), tuple(arg.shape))
+
+
+def _numpy_type(text: str) -> np.dtype[np.generic]:
+    inner = text.removeprefix("tensor(").removesuffix(")")
+    names = {"float": "float32", "double": "float64", "float16": "float16", "string": "object"}
+    try:
+        return np.dtype(names.get(inner, inner))
+    except TypeError as error:
+        raise ModelError(f"The model has an input of type {text}; fewbits feeds plain tensors only.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
