@@ -5,13 +5,16 @@ from torch import nn
 
 # (channels out, stride, expansion, activation) of each block, in order.
 BLOCKS: tuple[tuple[int, int, int, type[nn.Module]], ...] = (
-    (16, 1, 3, nn.ReLU6),
-    (16, 1, 3, nn.ReLU6),
-    (32, 2, 3, nn.SiLU),
-    (32, 1, 3, nn.SiLU),
-    (32, 1, 3, nn.SiLU),
-    (48, 1, 2, nn.LeakyReLU),
-    (48, 1, 2, nn.LeakyReLU),
+    (8, 1, 4, nn.LeakyReLU),
+    (8, 1, 4, nn.SiLU),
+    (8, 1, 4, nn.LeakyReLU),
+    (8, 1, 4, nn.SiLU),
+    (12, 2, 4, nn.LeakyReLU),
+    (12, 1, 4, nn.SiLU),
+    (12, 1, 4, nn.ReLU6),
+    (12, 1, 4, nn.SiLU),
+    (16, 1, 4, nn.LeakyReLU),
+    (16, 1, 4, nn.ReLU6),
 )
 
 

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Files out: the output folder, the encodings file, the stored samples."""

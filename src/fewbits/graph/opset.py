@@ -10,14 +10,15 @@ from onnx import version_converter
 
 from fewbits.errors import ModelError
 from fewbits.graph.bridge import rewrite, without_weights
-from fewbits.graph.naming import name_nodes
-from fewbits.graph.passes.base import PassResult, Skipped
-from fewbits.graph.save import to_bytes
+from fewbits.graph.naming import all_nodes, name_nodes
+from fewbits.graph.passes.base import PassResult, Skipped, constant, is_onnx
+from fewbits.graph.save import EXTERNAL_BYTES, to_bytes, weights_bytes
 
 logger = logging.getLogger(__name__)
 
 QDQ_OPSET = 21
 QDQ_IR_VERSION = 10
+ONNXSCRIPT_OLDEST = 18
 Check = Callable[[bytes], None]
 
 
@@ -31,7 +32,7 @@ def raise_opset(model: ir.Model, target: int = QDQ_OPSET, *, check: Check | None
         model: any opset from 1 on.
         target: the opset wanted.
         check: called with the bytes of the converted model; raises if the model does not run. Pass a loader of the
-            runtime: a converter can stamp an opset without rewriting a node.
+            runtime: a converter can stamp an opset without rewriting a node. It is left out above 1.5 GB of weights.
 
     Returns:
         The model and what was done. Where no converter succeeds: the original opset, and the reason in `declined`.
@@ -59,16 +60,37 @@ def raise_opset(model: ir.Model, target: int = QDQ_OPSET, *, check: Check | None
 
 
 def _convert_onnx(model: ir.Model, target: int) -> ir.Model:
+    version = model.opset_imports[""]
+    if version < 21 <= target and any(is_onnx(node, "GroupNormalization") for node in all_nodes(model)):
+        # its scale has one value per group before 21, one per channel from 21 on; this converter leaves it as it is
+        raise ModelError("it does not rewrite GroupNormalization-18")
+
     def convert(proto: onnx.ModelProto) -> onnx.ModelProto:
         proto.ir_version = max(proto.ir_version, QDQ_IR_VERSION)  # below 4 the converter wants weights as inputs
         return version_converter.convert_version(proto, target)
 
-    return rewrite(model, convert)
+    result = rewrite(model, convert)
+    if version < 11 <= target:
+        for node in all_nodes(result):
+            if is_onnx(node, "Resize"):
+                _restore_sampling(node)
+    return result
+
+
+def _restore_sampling(node: ir.Node) -> None:
+    """Say what Upsample and Resize meant before opset 11, and what the converter leaves at its newer default."""
+    scales = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    shrinks = scales is not None and scales.size > 0 and bool((scales < 1).any())
+    node.attributes["coordinate_transformation_mode"] = ir.AttrString("coordinate_transformation_mode", "asymmetric")
+    # ONNX Runtime's rule for the old operators: the next pixel when it shrinks, the previous one when it grows
+    node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "ceil" if shrinks else "floor")
 
 
 def _convert_onnxscript(model: ir.Model, target: int) -> ir.Model:
     if importlib.util.find_spec("onnxscript") is None:
         raise ModelError("not installed (pip install onnxscript)")
+    if model.opset_imports[""] < ONNXSCRIPT_OLDEST:
+        raise ModelError(f"it only stamps models older than opset {ONNXSCRIPT_OLDEST}, it does not rewrite them")
     from onnxscript.version_converter import convert_version
 
     result = model.clone()
@@ -81,7 +103,7 @@ def _verified(model: ir.Model, check: Check | None) -> ir.Model:
     name_nodes(model)
     proto, _ = without_weights(model)
     onnx.checker.check_model(proto, full_check=True)
-    if check is not None:
+    if check is not None and weights_bytes(model) <= EXTERNAL_BYTES:
         check(to_bytes(model))
     return model
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from fewbits.graph.load import check_finite
-from fewbits.graph.naming import all_nodes, name_nodes
+from fewbits.graph.naming import name_nodes
 from fewbits.graph.opset import raise_opset
 from fewbits.graph.passes import (
     constants,
@@ -113,11 +113,7 @@ def _run_until_stable(model: ir.Model, passes: list[Pass], first: PassResult) ->
                 infer_shapes(model)
         if stable:
             break
-    left = {str(node.name) for node in all_nodes(model)} | {"onnxslim"}
-    return [
-        PassReport(row.name, tuple(changed[row.name]), tuple(s for s in declined[row.name] if s.name in left))
-        for row in passes
-    ]
+    return [PassReport(row.name, tuple(changed[row.name]), declined[row.name]) for row in passes]
 
 
 def _unusual_types(model: ir.Model) -> tuple[Skipped, ...]:

@@ -65,7 +65,7 @@ def save_model(model: ir.Model, path: str | Path, *, external_bytes: int = EXTER
         if weights_bytes(model) <= external_bytes:
             (Path(scratch) / target.name).write_bytes(to_bytes(model))
         else:
-            ir.save(model.clone(), Path(scratch) / target.name, format="protobuf", external_data=f"{target.name}.data")
+            ir.save(model, Path(scratch) / target.name, format="protobuf", external_data=f"{target.name}.data")
         for name in (f"{target.name}.data", target.name):  # the data first: a model without its data cannot be read
             if (Path(scratch) / name).exists():
                 _flush(Path(scratch) / name)

@@ -205,7 +205,10 @@ def _bins_at(histogram: Histogram, exponent: int) -> npt.NDArray[np.int64]:
 
 
 def _exponent_for(low: float, high: float) -> int:
+    """Return the smallest exponent that spans range and zero; it only grows with the range, as exact merging needs."""
     low, high = min(low, 0.0), max(high, 0.0)
+    if low == high:
+        return _SMALLEST_EXPONENT
     exponent = max(_SMALLEST_EXPONENT, math.frexp((high - low) / BINS)[1] - 2)
     while math.floor(math.ldexp(high, -exponent)) - math.floor(math.ldexp(low, -exponent)) + 1 > BINS:
         exponent += 1

@@ -12,7 +12,9 @@ from fewbits.graph.topology import constant
 from fewbits.numerics.affine import bias_encoding, encoding_from_range
 from fewbits.numerics.histogram import Histogram
 from fewbits.numerics.ranges import Estimator, MinMax
+from fewbits.numerics.weight_search import search_weight_scales
 from fewbits.numerics.weights import weight_encoding
+from fewbits.quantization.layers import Layer, find_layers
 from fewbits.quantization.observe import Statistics
 from fewbits.spec.dtypes import PerChannel
 from fewbits.spec.encodings import Encoding
@@ -140,28 +142,25 @@ class _Encoder:
             )
         return found
 
-    def weight(self, key: str, grid: Grid, reader: ir.Node | None) -> None:
+    def weight(self, key: str, grid: Grid, layer: Layer | None) -> None:
         pinned = self.pinned.get(grid.tensor)
         if pinned is not None and pinned.spec == grid.spec:
             self.encodings[key] = pinned
             return
         values = _values(self.graph, grid.tensor)
         method = self.ranges.weights_by_tensor.get(grid.tensor, self.ranges.weights)
-        importance, mean = self._importance(values, reader) if method == "mse" else (None, None)
-        self.encodings[key] = weight_encoding(values, grid.spec, method=method, importance=importance, mean=mean)
+        found = self._searched(values, grid, layer) if method == "mse" and layer is not None else None
+        self.encodings[key] = found or weight_encoding(values, grid.spec, method=method)
 
-    def _importance(self, weight: F32, reader: ir.Node | None) -> tuple[F32 | None, F32 | None]:
-        """Variance and mean of the layer's input, laid out so that they broadcast against its weight."""
-        if reader is None or reader.op_type not in _LAYOUTS or reader.inputs[0] is None:
-            return None, None
-        moments = self.statistics.channel_moments(str(reader.inputs[0].name))
-        if moments is None or not moments.count:
-            return None, None
-        layout = _LAYOUTS[reader.op_type]
-        variance, mean = (layout(a.astype(np.float32), weight, reader) for a in (moments.variance, moments.mean))
-        if variance is None or mean is None:
-            return None, None
-        return variance, mean
+    def _searched(self, values: F32, grid: Grid, layer: Layer) -> Encoding | None:
+        """Scales that minimize the error at the layer's output, or None where its inputs were not sampled."""
+        moment = self.statistics.moments.get(layer.node)
+        if moment is None or not moment.rows or not isinstance(grid.spec.granularity, PerChannel):
+            return None
+        if layer.op == "ConvTranspose" and layer.groups > 1:
+            return None
+        scales = search_weight_scales(layer.weight_rows(values), grid.spec, moment)
+        return Encoding(grid.spec, scales, np.zeros(scales.shape, np.int64))
 
     def widen(self, grid: Grid) -> None:
         """Widen weight scales until every int32 bias code fits: |b| <= s_x s_w (2^31 - 1)."""
@@ -206,42 +205,10 @@ def _values(graph: ir.Graph, name: str) -> F32:
     return np.asarray(tensor.numpy(), dtype=np.float32)
 
 
-def _weight_readers(graph: ir.Graph, plan: Plan) -> dict[str, ir.Node]:
-    readers: dict[str, ir.Node] = {}
-    for node in graph:
-        key = plan.inputs.get((str(node.name), 1))
+def _weight_readers(graph: ir.Graph, plan: Plan) -> dict[str, Layer]:
+    readers: dict[str, Layer] = {}
+    for layer in find_layers(graph):
+        key = plan.inputs.get((layer.node, 1))
         if key is not None and plan.grids[key].role is Role.WEIGHT:
-            readers.setdefault(key, node)
+            readers.setdefault(key, layer)
     return readers
-
-
-def _conv_layout(per_channel: F32, weight: F32, node: ir.Node) -> F32 | None:
-    groups = node.attributes.get_int("group", 1)
-    out, per_group = weight.shape[:2]
-    if len(per_channel) != groups * per_group:
-        return None
-    rows = np.repeat(per_channel.reshape(groups, per_group), out // groups, axis=0)
-    return rows.reshape(out, per_group, *(1,) * (weight.ndim - 2))
-
-
-def _transposed_conv_layout(per_channel: F32, weight: F32, node: ir.Node) -> F32 | None:
-    del node
-    return per_channel.reshape(-1, *(1,) * (weight.ndim - 1)) if len(per_channel) == weight.shape[0] else None
-
-
-def _gemm_layout(per_channel: F32, weight: F32, node: ir.Node) -> F32 | None:
-    transposed = bool(node.attributes.get_int("transB", 0))
-    return per_channel.reshape((1, -1) if transposed else (-1, 1))
-
-
-def _matmul_layout(per_channel: F32, weight: F32, node: ir.Node) -> F32 | None:
-    del node
-    return per_channel.reshape(-1, 1) if weight.ndim >= 2 else None
-
-
-_LAYOUTS = {
-    "Conv": _conv_layout,
-    "ConvTranspose": _transposed_conv_layout,
-    "Gemm": _gemm_layout,
-    "MatMul": _matmul_layout,
-}

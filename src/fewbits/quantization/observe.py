@@ -1,7 +1,7 @@
 """Stage observe: (float model, data) -> Statistics, in one pass. Nothing here knows a precision.
 
 The float model runs once over the samples with the tensors of interest as extra outputs; each batch is reduced to an
-exact range, a histogram and, for inputs of layers with weights, moments per channel, and then forgotten.
+exact range, a histogram and, for layers with weights, second moments of their inputs, and then forgotten.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,8 @@ from fewbits.errors import DataError
 from fewbits.graph.optable import Kind
 from fewbits.graph.topology import constant, data_positions, data_values, fusions, is_float32, op_rule
 from fewbits.numerics.histogram import Histogram
-from fewbits.numerics.moments import Moments
+from fewbits.numerics.second_moment import SecondMoment
+from fewbits.quantization.layers import Layer, find_layers
 from fewbits.runtime.progress import Progress
 from fewbits.spec.target import Target
 
@@ -32,13 +33,18 @@ class Watchlist:
 
     Attributes:
         tensors: names of the tensors whose range and histogram are needed.
-        channels: tensor -> axis of its channels, for the inputs of layers with constant weights.
+        layers: the layers with constant weights, whose inputs are sampled.
         aliases: tensor that only passes values through -> the watched tensor it takes them from.
     """
 
     tensors: tuple[str, ...]
-    channels: Mapping[str, int]
+    layers: tuple[Layer, ...]
     aliases: Mapping[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        """Every tensor whose values are needed, once."""
+        return list(dict.fromkeys([*self.tensors, *(layer.source for layer in self.layers)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +53,13 @@ class Statistics:
 
     Attributes:
         histograms: watched tensor -> range and histogram.
-        moments: watched tensor -> mean and mean square per channel.
+        moments: node name of a layer -> second moments of its input vectors.
         aliases: tensors that pass values through -> the watched tensor that stands for them.
         samples: how many samples were read; as many float forward passes were made.
     """
 
     histograms: Mapping[str, Histogram]
-    moments: Mapping[str, Moments]
+    moments: Mapping[str, SecondMoment]
     aliases: Mapping[str, str]
     samples: int
 
@@ -61,16 +67,11 @@ class Statistics:
         """Return the histogram of `tensor`, or of the tensor whose values it passes through."""
         return self.histograms.get(self.aliases.get(tensor, tensor))
 
-    def channel_moments(self, tensor: str) -> Moments | None:
-        """Return the moments per channel of `tensor` itself (a Reshape changes what a channel is), if watched."""
-        return self.moments.get(tensor)
-
 
 def watchlist(graph: ir.Graph, target: Target) -> Watchlist:
     """Return the tensors that any plan for `target` may give a grid, once per distinct set of values."""
     data, heads = data_values(graph), set(fusions(graph, target.fused).values())
     tensors: dict[str, None] = {}
-    channels: dict[str, int] = {}
     aliases: dict[str, str] = {}
     for node in graph:
         rule = op_rule(node)
@@ -89,15 +90,7 @@ def watchlist(graph: ir.Graph, target: Target) -> Watchlist:
                 aliases[str(out.name)] = aliases.get(str(source.name), str(source.name))
             elif out in data:
                 tensors.setdefault(str(out.name))
-        if rule.kind is Kind.LINEAR and constant(node.inputs[rule.weight or 1]) is not None and source is not None:
-            channels[str(source.name)] = _input_channel_axis(node)
-    return Watchlist(tuple(tensors), channels, aliases)
-
-
-def _input_channel_axis(node: ir.Node) -> int:
-    if node.op_type in ("Conv", "ConvTranspose"):
-        return 1
-    return 0 if node.op_type == "Gemm" and node.attributes.get_int("transA", 0) else -1
+    return Watchlist(tuple(tensors), find_layers(graph), aliases)
 
 
 def observe(
@@ -115,16 +108,17 @@ def observe(
         DataError: there is no sample, or a tensor becomes NaN or Inf (the message names tensor and sample).
     """
     histograms = {name: Histogram() for name in watch.tensors}
-    moments = {name: Moments() for name in watch.channels}
-    extra = [name for name in watch.channels if name not in histograms]
-    names, samples = [*watch.tensors, *extra], 0
+    moments = {layer.node: SecondMoment() for layer in watch.layers}
+    names, samples = watch.names, 0
     for feeds, size in batches:
         computed = [n for n in names if n not in feeds]
         values = {**feeds, **run(computed, feeds)}
         for name, histogram in histograms.items():
             _update(histogram, values[name], name, size, samples)
-        for name, axis in watch.channels.items():
-            moments[name].update(values[name], axis)
+        for layer in watch.layers:
+            rows = layer.sample_rows(values[layer.source], samples)
+            if rows is not None:
+                moments[layer.node].update(rows)
         samples += size
         if progress is not None:
             progress.advance(size)

@@ -53,9 +53,21 @@ def is_onnx(node: ir.Node, *op_types: str) -> bool:
     return node.domain == "" and node.op_type in op_types
 
 
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether `value` is an initializer; its data are not read."""
+    return value is not None and value.is_initializer() and value.const_value is not None
+
+
+def constant_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """Return the shape of an initializer without reading its data, or None where `value` is not one."""
+    if value is None or not is_constant(value) or value.const_value is None:
+        return None
+    return tuple(value.const_value.shape.numpy())
+
+
 def constant(value: ir.Value | None) -> FloatArray | None:
     """Return the float64 array of an initializer, or None where `value` is computed, an input, or left out."""
-    if value is None or not value.is_initializer() or value.const_value is None:
+    if value is None or not is_constant(value) or value.const_value is None:
         return None
     return np.asarray(value.const_value.numpy()).astype(np.float64)
 

@@ -13,11 +13,13 @@ from fewbits.graph.passes.base import (
     PassResult,
     Skipped,
     constant,
+    constant_shape,
+    is_constant,
     is_onnx,
     sole_reader,
     take_over,
 )
-from fewbits.graph.passes.linear import channels_of, fold_behind, weight_of
+from fewbits.graph.passes.linear import channels_of, fold_behind
 
 NAME = "fold-affine"
 
@@ -47,9 +49,9 @@ def _home(node: ir.Node) -> ir.Node | None:
     if not is_onnx(node, "Mul", "Div", "Add", "Sub"):
         return None
     first, second = node.inputs
-    if node.op_type in ("Mul", "Add") and constant(first) is not None:
+    if node.op_type in ("Mul", "Add") and is_constant(first):
         first, second = second, first
-    home = first.producer() if first is not None and constant(second) is not None else None
+    home = first.producer() if first is not None and is_constant(second) else None
     if home is None or not is_onnx(home, "Conv", "ConvTranspose", "Gemm") or home.graph is not node.graph:
         return None
     return home
@@ -58,7 +60,7 @@ def _home(node: ir.Node) -> ir.Node | None:
 def _affine(node: ir.Node, home: ir.Node) -> tuple[FloatArray, FloatArray]:
     factor = next(array for value in reversed(node.inputs) if (array := constant(value)) is not None)
     channels = channels_of(home)
-    rank = weight_of(home).ndim
+    rank = len(constant_shape(home.inputs[1]) or ())
     shape = (1,) * (rank - factor.ndim) + factor.shape
     if len(shape) != rank or shape not in ((1,) * rank, (1, channels) + (1,) * (rank - 2)):
         raise Declined(

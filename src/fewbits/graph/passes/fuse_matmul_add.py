@@ -8,7 +8,8 @@ from fewbits.graph.passes.base import (
     PassResult,
     Skipped,
     add_initializer,
-    constant,
+    constant_shape,
+    is_constant,
     is_onnx,
     sole_reader,
     take_over,
@@ -20,7 +21,7 @@ NAME = "fuse-matmul-add"
 def run(model: ir.Model) -> PassResult:
     """Fuse each pair that fits; the Gemm keeps the node name of the MatMul and the value name of the Add."""
     changed, declined = [], []
-    for node in [node for node in model.graph if is_onnx(node, "MatMul") and constant(node.inputs[1]) is not None]:
+    for node in [node for node in model.graph if is_onnx(node, "MatMul") and is_constant(node.inputs[1])]:
         add, bias = next(
             ((use.node, b) for use in node.outputs[0].uses() if (b := _bias(node, use.node))), (None, None)
         )
@@ -42,7 +43,7 @@ def _bias(node: ir.Node, add: ir.Node) -> ir.Value | None:
     if not is_onnx(add, "Add") or add.graph is not node.graph:
         return None
     others = [value for value in add.inputs if value is not node.outputs[0]]
-    return others[0] if len(others) == 1 and constant(others[0]) is not None else None
+    return others[0] if len(others) == 1 and is_constant(others[0]) else None
 
 
 def _fuse(model: ir.Model, node: ir.Node, add: ir.Node, bias: ir.Value) -> None:
@@ -51,13 +52,13 @@ def _fuse(model: ir.Model, node: ir.Node, add: ir.Node, bias: ir.Value) -> None:
     assert weight is not None
     assert bias.const_value is not None
     array = np.asarray(bias.const_value.numpy())
-    width = constant(weight)
-    assert width is not None
-    if source.shape is None or len(source.shape) != 2 or width.ndim != 2:
+    columns = constant_shape(weight)
+    assert columns is not None
+    if source.shape is None or len(source.shape) != 2 or len(columns) != 2:
         rank = "an unknown rank" if source.shape is None else f"rank {len(source.shape)}"
         raise Declined(f"its input has {rank}, and Gemm takes rank 2 only")
-    if array.shape not in ((width.shape[1],), (1, width.shape[1])):
-        raise Declined(f"the constant {bias.name!r} it adds has the shape {list(array.shape)}, not [{width.shape[1]}]")
+    if array.shape not in ((columns[1],), (1, columns[1])):
+        raise Declined(f"the constant {bias.name!r} it adds has the shape {list(array.shape)}, not [{columns[1]}]")
     if array.ndim == 2:
         bias = add_initializer(model, f"{bias.name}_flat", array.reshape(-1))
     node.op_type = "Gemm"

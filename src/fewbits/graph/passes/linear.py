@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from fewbits.graph.passes.base import Declined, FloatArray, add_initializer, constant, set_constant
+from fewbits.graph.passes.base import Declined, FloatArray, add_initializer, constant, constant_shape, set_constant
 
 
 def fold_behind(model: ir.Model, node: ir.Node, scale: FloatArray, shift: FloatArray) -> None:
@@ -59,8 +59,14 @@ def bias_of(node: ir.Node, size: int) -> FloatArray:
 
 
 def channels_of(node: ir.Node) -> int:
-    """Return the output channels of a Conv, ConvTranspose, Gemm or MatMul with a constant weight."""
-    shape: tuple[int, ...] = weight_of(node).shape
+    """Return the output channels of a Conv, ConvTranspose, Gemm or MatMul.
+
+    Raises:
+        Declined: its weight is computed or fed.
+    """
+    shape = constant_shape(node.inputs[1])
+    if shape is None:
+        raise Declined(f"the weight of {node.name!r} is not a constant")
     match node.op_type:
         case "Conv":
             return shape[0]

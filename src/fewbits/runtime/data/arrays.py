@@ -105,9 +105,7 @@ class NamedFilesSource:
         FileSource(self.paths, self.inputs, is_store=True).update(digest)
 
 
-def folder_source(
-    folder: Path, paths: Sequence[Path], inputs: tuple[InputInfo, ...]
-) -> FileSource | NamedFilesSource:
+def folder_source(folder: Path, paths: Sequence[Path], inputs: tuple[InputInfo, ...]) -> FileSource | NamedFilesSource:
     """Return the source of a folder of .npz or .npy files.
 
     Files named as the inputs are taken as those inputs; otherwise each file is a batch (or a sample), in name order.
@@ -137,10 +135,14 @@ def read_npy(path: Path) -> Array:
         DataError: the file cannot be read, or holds Python objects.
     """
     try:
+        with path.open("rb") as file:
+            if not file.read(6).startswith((b"PK", b"\x93NUMPY")):  # numpy would speak of pickles
+                raise ValueError("it does not begin as one")
         loaded: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as cause:
         raise _unreadable(path, cause) from cause
     if not isinstance(loaded, np.ndarray):
+        loaded.close()
         raise DataError(f"{str(path)!r} is no single array: name it .npz if it holds several.")
     return loaded
 
@@ -164,7 +166,7 @@ def read_npz(path: Path) -> dict[str, Array]:
 
 
 def _unreadable(path: Path, cause: Exception) -> DataError:
-    if "allow_pickle" in str(cause) or "Object arrays" in str(cause) or "Python objects" in str(cause):
+    if "Object arrays" in str(cause) or "Python objects" in str(cause):
         return DataError(
             f"{str(path)!r} holds Python objects, which fewbits never unpickles since that runs code: "
             "save arrays of numbers (equal shapes, or one file per batch)."

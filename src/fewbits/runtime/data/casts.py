@@ -1,5 +1,7 @@
 """Bring an array to the dtype of a model input: casts that keep the values, or a refusal."""
 
+from typing import Any
+
 import numpy as np
 
 from fewbits.errors import DataError
@@ -8,7 +10,7 @@ from fewbits.runtime.data.types import Array, InputInfo
 _TEXT = "OSU"
 
 
-def is_real(array_or_dtype: Array | np.dtype) -> bool:  # type: ignore[type-arg]
+def is_real(array_or_dtype: Array | np.dtype[Any]) -> bool:
     """Whether it holds floating-point values, bfloat16 and float8 included."""
     dtype = array_or_dtype.dtype if isinstance(array_or_dtype, np.ndarray) else array_or_dtype
     return dtype.name.startswith(("float", "bfloat"))
@@ -78,6 +80,6 @@ def require_finite(array: Array, name: str, origin: str, first: int, row: int | 
     offset = int(position[0]) if row is not None and len(position) else 0
     place = origin if row is None else f"{origin}, row {row + offset}"
     raise DataError(
-        f"Input {name!r} of sample {first + offset} ({place}) holds {array[tuple(position)]}: every value must be finite. "
-        "Mend or remove that sample."
+        f"Input {name!r} of sample {first + offset} ({place}) holds {array[tuple(position)]}: every value must "
+        "be finite. Mend or remove that sample."
     )

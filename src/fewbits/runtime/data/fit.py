@@ -123,7 +123,8 @@ def _one_per_row(chunk: Chunk, inputs: Sequence[InputInfo], lead: InputInfo) -> 
     for name in rows:
         if len(chunk.arrays[name]) != count:
             raise DataError(
-                f"{chunk.origin}: {name!r} has {len(chunk.arrays[name])} samples, {lead.name!r} has {count}: make them equal."
+                f"{chunk.origin}: {name!r} has {len(chunk.arrays[name])} samples, {lead.name!r} has {count}: "
+                "make them equal."
             )
     whole = _with_labels(
         Piece(chunk.arrays, chunk.labels, count, frozenset(rows)), chunk.origin, is_expanded=False, can_be_one=False
@@ -179,7 +180,8 @@ def check(piece: Piece, inputs: Sequence[InputInfo], origin: str, first: int, ro
         array = np.asarray(piece.feeds[info.name])
         batched = info.name in piece.batched
         if any(isinstance(dim, int) and dim != have for dim, have in _pairs(info, array, batched=batched)):
-            raise DataError(f"{origin}: input {info}, but the array has shape {list(array.shape)}: reshape or resize it.")
+            have = list(array.shape)
+            raise DataError(f"{origin}: input {info} cannot take an array of shape {have}: reshape or resize it.")
         array = cast(array, info, origin)
         require_finite(array, info.name, origin, first, row if batched else None)
         feeds[info.name] = array

@@ -71,7 +71,6 @@ class ImageSource:
     folder: Path
     target: ImageInput
     preprocess: Preprocess
-    is_images: bool = True
 
     @property
     def has_labels(self) -> bool:
@@ -97,7 +96,7 @@ class ImageSource:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as cause:
             raise DataError(f"The image {str(path)!r} cannot be read ({cause}): mend or remove it.") from cause
         if mode.startswith(("I", "F")):
-            raise DataError(f"The image {str(path)!r} has mode {mode}, more than 8 bits: convert it, or use .npz files.")
+            raise DataError(f"The image {str(path)!r} has mode {mode}, more than 8 bits: convert it.")
         self._check_size(path, image)
         pixels = np.asarray(image).reshape(image.height, image.width, self.target.channels)
         if self.preprocess.channel_order == "bgr":
@@ -110,7 +109,8 @@ class ImageSource:
         if wanted != (image.height, image.width):
             raise DataError(
                 f"The image {self._name(path)!r} is {image.height}x{image.width} after preprocessing, input "
-                f"{self.target.info} wants {wanted[0]}x{wanted[1]}: set resize = {wanted[0]},{wanted[1]}, or resize and crop."
+                f"{self.target.info} wants {wanted[0]}x{wanted[1]}: set resize = {wanted[0]},{wanted[1]}, "
+                "or resize and crop."
             )
 
     def update(self, digest: Hash) -> None:
@@ -145,13 +145,13 @@ def image_source(
     if preprocess is None:
         size = (target.height, target.width) if target.height and target.width else None
         preprocess = Preprocess(resize=size, scale=1 / 255 if is_float else 1.0)
-        logger.warning(
-            "%s: no preprocessing was named: images are resized to %s, values in %s. A preset or mean and std change that.",
-            folder, size or "nothing else", "0..1" if is_float else "0..255",
-        )  # fmt: skip
+        text = "%s: no preprocessing was named, so images are %s and pixels are %s. A preset says otherwise."
+        fitted = f"resized to {size[0]}x{size[1]}" if size else "not resized"
+        logger.warning(text, folder, fitted, "0..1" if is_float else "0..255")
     elif preprocess.is_normalizing and not is_float:
         raise DataError(
-            f"Input {target.info} takes integers, so pixels cannot be normalized (scale, mean, std): use the preset 'raw'."
+            f"Input {target.info} takes integers, so pixels cannot be normalized (scale, mean, std): "
+            "use the preset 'raw'."
         )
     if target.channels == 1 and max(len(preprocess.mean), len(preprocess.std)) > 1:
         raise DataError(f"Input {target.info} has one channel, mean and std have three values: give one value each.")
@@ -187,7 +187,8 @@ def find_images(folder: Path) -> tuple[tuple[Path, int | None], ...]:
         return _from_table(table)
     plain = sorted(filter(_is_image, folder.iterdir()))
     classes = _class_folders(folder)
-    sorted_files = [(path, label) for label, child in enumerate(classes) for path in sorted(child.rglob("*")) if _is_image(path)]
+    found = ((path, label) for label, child in enumerate(classes) for path in sorted(child.rglob("*")))
+    sorted_files = [(path, label) for path, label in found if _is_image(path)]
     if plain and sorted_files:
         raise DataError(f"{str(folder)!r} holds images both in it and in its folders: use class folders, or none.")
     names = [child.name for child in classes]
@@ -205,7 +206,8 @@ def _from_table(table: Path) -> tuple[tuple[Path, int | None], ...]:
     except (OSError, UnicodeDecodeError, csv.Error) as cause:
         raise DataError(f"{str(table)!r} cannot be read ({cause}): save it as CSV text.") from cause
     if not {"file", "label"} <= set(columns):
-        raise DataError(f"{str(table)!r} has the columns {', '.join(map(repr, columns)) or 'none'}: it needs file,label.")
+        have = ", ".join(map(repr, columns)) or "none"
+        raise DataError(f"{str(table)!r} has the columns {have}: it needs file,label.")
     if not rows:
         raise DataError(f"{str(table)!r} lists no images: give at least one line below the header.")
     return tuple(_parse_row(table, number, row) for number, row in enumerate(rows, 2))

@@ -82,7 +82,8 @@ def _read_raw(path: Path, info: InputInfo, origin: str) -> Array:
     unknown = [position for position, dim in enumerate(shape) if not isinstance(dim, int)]
     if len(unknown) > 1:
         raise DataError(
-            f"{origin}: input {info} has several dynamic dimensions, which a raw file does not tell: fix them with --dim."
+            f"{origin}: input {info} has several dynamic dimensions, which a raw file does not tell: "
+            "fix them with --dim."
         )
     known = math.prod(dim for dim in shape if isinstance(dim, int))
     size = path.stat().st_size

@@ -24,13 +24,16 @@ def as_array(value: Any, origin: str) -> Array:
             value = value.detach().cpu().numpy()
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as cause:
-        raise DataError(f"{origin}: a {type(value).__name__} does not become an array ({cause}): give arrays.") from cause
+        kind = type(value).__name__
+        raise DataError(f"{origin}: a value of type {kind} does not become an array ({cause}): give arrays.") from cause
     if array.dtype == object:
-        raise DataError(f"{origin}: a {type(value).__name__} does not become an array of numbers: give arrays.")
+        raise DataError(f"{origin}: a value of type {type(value).__name__} does not become an array: give arrays.")
     return array
 
 
-def split_labels(arrays: Mapping[str, Any], inputs: Sequence[InputInfo], origin: str) -> tuple[dict[str, Array], Array | None]:
+def split_labels(
+    arrays: Mapping[str, Any], inputs: Sequence[InputInfo], origin: str
+) -> tuple[dict[str, Array], Array | None]:
     """Take `labels` (or `label`) out of a dict, unless the model has an input of that name."""
     names = {info.name for info in inputs}
     found = [key for key in LABEL_NAMES if key in arrays and key not in names]
@@ -59,7 +62,7 @@ def parse_item(item: Any, inputs: Sequence[InputInfo], origin: str) -> tuple[dic
     if len(parts) not in (len(inputs), len(inputs) + 1):
         raise DataError(
             f"{origin} has {len(parts)} arrays, the model has {len(inputs)} inputs "
-            f"({', '.join(info.name for info in inputs)}): give one array per input, and labels last where there are some."
+            f"({', '.join(info.name for info in inputs)}): give one array per input, and labels last if there are any."
         )
     arrays = {info.name: as_array(part, origin) for info, part in zip(inputs, parts, strict=False)}
     last = parts[len(inputs)] if len(parts) > len(inputs) else None

@@ -1,7 +1,7 @@
 """Sources in the user's code: functions that return an iterable, lists, data loaders."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class IterableSource:
         chunks.close()
         return first is not None and first.labels is not None
 
-    def chunks(self) -> Iterator[Chunk]:  # type: ignore[override]
+    def chunks(self) -> Generator[Chunk]:
         """Run the user's code from the start."""
         with self._running():
             made = self.make()
@@ -87,10 +87,12 @@ def iterate(source: Any) -> Iterator[Any]:
         return iter(source)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return (source[position] for position in range(len(source)))
-    raise DataError(f"A {type(source).__name__} cannot be iterated: give an iterable of feeds.")
+    raise DataError(f"A value of type {type(source).__name__} cannot be iterated: give an iterable of feeds.")
 
 
-def from_function(function: Callable[..., Any], name: str, inputs: tuple[InputInfo, ...], folder: Path | None) -> IterableSource:
+def from_function(
+    function: Callable[..., Any], name: str, inputs: tuple[InputInfo, ...], folder: Path | None
+) -> IterableSource:
     """Return the source of a function without arguments; `folder` is given for `file.py:function`.
 
     Raises:

@@ -1,6 +1,5 @@
 """Find out what the user's data is, and open it."""
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 
 from fewbits.errors import DataError
 from fewbits.runtime.data.arrays import FileSource, MemorySource, folder_source
-from fewbits.runtime.data.images import find_images, has_images, image_source
+from fewbits.runtime.data.images import ImageSource, find_images, has_images, image_source
 from fewbits.runtime.data.input_list import InputListSource
 from fewbits.runtime.data.items import as_array, split_labels
 from fewbits.runtime.data.iterables import from_function, from_iterable
@@ -18,12 +17,11 @@ from fewbits.runtime.data.stream import Source, Stream
 from fewbits.runtime.data.types import Array, Dataset, InputInfo
 from fewbits.runtime.data.userfile import load_user_function, split_user_spec
 
-logger = logging.getLogger(__name__)
-
 DataLike = str | Path | Mapping[str, Array] | Array | Callable[[], Iterable[Any]] | Iterable[Any]
 
 _KINDS = (
-    "give an image folder, a .npz or .npy file, a folder of them, an input list (.txt) with raw files, or file.py:function"
+    "give an image folder, a .npz or .npy file, a folder of them, an input list (.txt) with raw files, "
+    "or file.py:function"
 )
 
 
@@ -31,10 +29,10 @@ def open_data(source: DataLike, *, inputs: Sequence[InputInfo], preprocess: Prep
     """Open data of any kind for a model.
 
     Args:
-        source: path of an image folder (labels.csv, or one folder per class, or no labels), a .npz or .npy file, a folder
-            of them, an input list (.txt); `file.py:function`; a dict of arrays; a function that returns an iterable of
-            items; or any iterable that can be read again (a list, a torch DataLoader). An item is a dict of feeds,
-            (dict, labels), an array, (array, labels), or one array per input with or without labels last.
+        source: path of an image folder (labels.csv, or one folder per class, or no labels), a .npz or .npy file, a
+            folder of them, an input list (.txt); `file.py:function`; a dict of arrays; a function that returns an
+            iterable of items; or any iterable that can be read again (a list, a torch DataLoader). An item is a dict of
+            feeds, (dict, labels), an array, (array, labels), or one array per input with or without labels last.
         inputs: the model's inputs.
         preprocess: how images become inputs; only for image folders.
 
@@ -50,7 +48,7 @@ def open_data(source: DataLike, *, inputs: Sequence[InputInfo], preprocess: Prep
         opened = _open_path(str(source), inputs, preprocess)
     else:
         opened = _open_object(source, inputs), _object_name(source)
-    if preprocess is not None and not getattr(opened[0], "is_images", False):
+    if preprocess is not None and not isinstance(opened[0], ImageSource):
         raise DataError(f"{opened[1]!r} is no image folder, so preprocessing cannot be applied: leave its options out.")
     return Stream(opened[1], opened[0], inputs)
 
@@ -71,13 +69,15 @@ def _open_object(source: Any, inputs: tuple[InputInfo, ...]) -> Source:
     if isinstance(source, np.ndarray) or hasattr(source, "detach"):
         if len(inputs) != 1:
             names = ", ".join(info.name for info in inputs)
-            raise DataError(f"One array cannot feed {len(inputs)} inputs ({names}): give a dict with one array per input.")
+            raise DataError(f"One array cannot feed {len(inputs)} inputs ({names}): give a dict of arrays.")
         return MemorySource({inputs[0].name: as_array(source, name)}, None, name)
     if hasattr(type(source), "__iter__") or hasattr(type(source), "__getitem__"):
         return from_iterable(source, inputs)
     if callable(source):
         return from_function(source, name, inputs, None)
-    raise DataError(f"A {type(source).__name__} is no data: {_KINDS}, a dict of arrays, or an iterable of feeds.")
+    raise DataError(
+        f"A value of type {type(source).__name__} is no data: {_KINDS}, a dict of arrays, or an iterable of feeds."
+    )
 
 
 def _open_path(text: str, inputs: tuple[InputInfo, ...], preprocess: Preprocess | None) -> tuple[Source, str]:

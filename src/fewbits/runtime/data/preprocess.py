@@ -48,10 +48,10 @@ class Preprocess:
             if len(values) not in (1, 3):
                 raise SpecError(f"{name} = {values!r} has {len(values)} values: give one, or one per channel (3).")
         if min(self.std) <= 0 or self.scale <= 0:
-            raise SpecError(f"std = {self.std!r} and scale = {self.scale!r} must be positive: they divide and multiply.")
+            raise SpecError(f"std = {self.std!r} and scale = {self.scale!r} must be positive.")
         if max(self.mean) > 255 * self.scale * 1.001:
             raise SpecError(
-                f"mean = {self.mean!r} lies above every pixel, which reach {255 * self.scale:g} at scale {self.scale:g}: "
+                f"mean = {self.mean!r} lies above every pixel (0..{255 * self.scale:g} at scale {self.scale:g}): "
                 "give the mean in these units, or set scale = 1 for a mean in 0..255."
             )
         for name, value, allowed in (
@@ -123,4 +123,5 @@ def resize_and_crop(image: Image.Image, preprocess: Preprocess) -> Image.Image:
 def normalize(pixels: npt.NDArray[np.uint8], preprocess: Preprocess) -> npt.NDArray[np.float32]:
     """Return (pixel * scale - mean) / std as float32; pixels [H, W, C] in the model's channel order."""
     scaled = pixels.astype(np.float64) * preprocess.scale
-    return ((scaled - np.asarray(preprocess.mean)) / np.asarray(preprocess.std)).astype(np.float32)
+    centred = scaled - np.asarray(preprocess.mean, np.float64)
+    return (centred / np.asarray(preprocess.std, np.float64)).astype(np.float32)

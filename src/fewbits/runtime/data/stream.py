@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -73,13 +73,13 @@ class Stream:
             if value is not None and value < 1:
                 raise SpecError(f"A {word} of {value} is impossible: it must be at least 1.")
         static = self._axis.size
-        if static and limit is not None:
-            limit = max(static, limit - limit % static)
         return self._batches(_Packer(self.name, static or batch_size, static), limit)
 
     def _batches(self, packer: "_Packer", limit: int | None) -> Iterator[Batch]:
         seen = 0
         for whole, chunk in self._wholes():
+            if limit is not None and packer.static and whole.batched:
+                limit = max(packer.static, limit - limit % packer.static)
             start = 0
             while start < whole.count and (limit is None or seen < limit):
                 stop = start + packer.room(whole, is_batch=chunk.is_batch)
@@ -123,13 +123,10 @@ class _Packer:
             return whole.count
         if self.size is None:
             return whole.count if is_batch else 1
-        return self.size - self.count if self._takes(whole) else self.size
-
-    def _takes(self, piece: Piece) -> bool:
-        return not self.held or _can_join(self.held[-1], piece)
+        return self.size - self.count
 
     def add(self, piece: Piece, *, closes: bool) -> Iterator[Batch]:
-        if not self._takes(piece):
+        if self.held and not _can_join(self.held[-1], piece):
             if self.static and self.count < self.static:
                 raise DataError(
                     f"{self.name!r}: the model's static batch is {self.static}, and samples of different shapes "
@@ -150,7 +147,8 @@ class _Packer:
                     f"{self.name!r} has {seen} samples, the model's static batch is {self.static}: give at least "
                     f"{self.static} samples, or fix the batch at 1 with --dim."
                 )
-            logger.warning("%s: the last %d of %d samples fill no batch of %d and are left out.", self.name, self.count, seen, self.static)
+            text = "%s: the last %d of %d samples fill no batch of %d and are left out."
+            logger.warning(text, self.name, self.count, seen, self.static)
         elif self.held:
             yield self._join()
 
@@ -178,17 +176,11 @@ def _can_join(left: Piece, right: Piece) -> bool:
     """Whether two pieces fit one batch: equal sample shapes, and equal feeds where axis 0 does not count samples."""
     if not right.batched or not left.batched:
         return False
-    return _same_rows({"": left.labels}, {"": right.labels}) and all(
+    if left.labels is not None and left.labels.shape[1:] != _labels(right).shape[1:]:
+        return False
+    return all(
         left.feeds[name].shape[1:] == right.feeds[name].shape[1:]
         if name in right.batched
         else np.array_equal(left.feeds[name], right.feeds[name])
         for name in right.feeds
-    )
-
-
-def _same_rows(left: Mapping[str, Array | None], right: Mapping[str, Array | None]) -> bool:
-    return all(
-        (one is None) == (right[name] is None)
-        and (one is None or (other := right[name]) is None or one.shape[1:] == other.shape[1:])
-        for name, one in left.items()
     )

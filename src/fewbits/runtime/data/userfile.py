@@ -87,7 +87,8 @@ def user_code(what: str, *, error: type[FewbitsError], folder: Path | None = Non
         raise
     except Exception as cause:
         place, text = _place(cause), str(cause).strip().rstrip(".")
-        raise error(f"{what} failed at {place}: {type(cause).__name__}: {text}. Mend it there and run again.") from cause
+        said = f"{type(cause).__name__}: {text}" if text else type(cause).__name__
+        raise error(f"{what} failed at {place}: {said}. Mend it there and run again.") from cause
     finally:
         if folder is not None and str(folder) in sys.path:
             sys.path.remove(str(folder))

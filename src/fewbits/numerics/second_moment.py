@@ -1,0 +1,85 @@
+"""Streaming second moments of the inputs of one layer: what an error in its weights does to its output.
+
+For a linear layer y = w x, replacing w by w + d changes the output by an expected square of d^T E[x x^T] d. Rows x come in,
+E[x x^T] comes out; for layers with very many inputs per output only its diagonal and the mean are kept.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+
+MOST_INPUTS = 1024
+"""Layers with more inputs per output than this keep the diagonal and the mean only."""
+
+_FLUSH_ROWS = 256
+
+
+@dataclass
+class SecondMoment:
+    """Mutable accumulator for one layer with G groups of K inputs each.
+
+    Attributes:
+        rows: how many rows each group has seen.
+    """
+
+    rows: int = 0
+    _waiting: list[F32] = field(default_factory=list)
+    _waiting_rows: int = 0
+    _square: F64 | None = None
+    _sum: F64 | None = None
+
+    def update(self, rows: npt.NDArray[Any]) -> None:
+        """Take rows in: [G, R, K], R sampled input vectors of each of G groups."""
+        self._waiting.append(np.array(rows, dtype=np.float32))
+        self._waiting_rows += rows.shape[1]
+        self.rows += rows.shape[1]
+        if self._waiting_rows >= _FLUSH_ROWS:
+            self._flush()
+
+    def matrix(self) -> F32 | None:
+        """Return E[x x^T] per group [G, K, K], shrunk towards its diagonal where rows are few; None when not kept.
+
+        The shrinkage K / (K + rows) keeps directions that no sample happened to excite from looking free of cost.
+        """
+        self._flush()
+        if self._square is None or self._square.ndim != 3:
+            return None
+        matrix = self._square / self.rows
+        inputs = matrix.shape[-1]
+        keep = self.rows / (self.rows + inputs)
+        diagonal = np.einsum("gkk->gk", matrix).copy()
+        matrix = matrix * keep
+        np.einsum("gkk->gk", matrix)[...] = diagonal
+        return matrix.astype(np.float32)
+
+    def mean(self) -> F32:
+        """Return E[x] per group, [G, K]."""
+        self._flush()
+        assert self._sum is not None
+        return (self._sum / self.rows).astype(np.float32)
+
+    def variance(self) -> F32:
+        """Return the variance of each input, [G, K]."""
+        self._flush()
+        assert self._square is not None
+        assert self._sum is not None
+        square = np.einsum("gkk->gk", self._square) if self._square.ndim == 3 else self._square
+        return np.maximum(square / self.rows - (self._sum / self.rows) ** 2, 0.0).astype(np.float32)
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        rows = np.concatenate(self._waiting, axis=1)
+        self._waiting, self._waiting_rows = [], 0
+        if rows.shape[2] <= MOST_INPUTS:
+            square = (rows.transpose(0, 2, 1) @ rows).astype(np.float64)
+        else:
+            square = np.einsum("grk,grk->gk", rows, rows).astype(np.float64)
+        self._square = square if self._square is None else self._square + square
+        total = rows.sum(axis=1, dtype=np.float64)
+        self._sum = total if self._sum is None else self._sum + total

@@ -1,0 +1,67 @@
+"""Scales of weights chosen by what they do to the layer's output: the least d^T E[x x^T] d over candidate scales.
+
+d = fake_quantize(w) - w is the error that a scale causes in one output channel's weights. Candidates shrink the channel's
+absmax scale; with the full second moment even a slightly different scale counts, since roundings cancel or add up.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from fewbits.numerics.second_moment import SecondMoment
+from fewbits.numerics.weights import RATIOS
+from fewbits.spec.dtypes import QuantSpec
+
+F32 = npt.NDArray[np.float32]
+_WORK = 4e9  # multiply-adds spent on the full objective of one layer
+
+
+def search_weight_scales(rows: F32, spec: QuantSpec, moment: SecondMoment) -> F32:
+    """Return one scale per output channel, float32 [G * C].
+
+    Args:
+        rows: weights [G, C, T, K], G groups of C outputs with K inputs and T independent taps each.
+        spec: a symmetric signed grid.
+        moment: second moments of the K inputs of each group.
+
+    Source: the objective of layer-wise reconstruction (Nagel et al. 2020, AdaRound, eq. 13), minimized over the scale.
+    """
+    tops = np.abs(rows).max(axis=(2, 3))
+    base = np.where(tops > 0, tops, tops.max() if tops.max() > 0 else 1.0) / spec.qmax
+    base = np.maximum(base, np.finfo(np.float32).tiny).astype(np.float32)
+    variance, mean, matrix = moment.variance(), moment.mean(), moment.matrix()
+    cheap = np.stack([_cheap_error(_delta(rows, base * r, spec), variance, mean) for r in RATIOS])
+    if matrix is None:
+        return _pick(base, RATIOS[np.argmin(cheap, axis=0)])
+    full_cost = rows.size * rows.shape[-1]
+    kept = int(np.clip(_WORK / max(full_cost, 1), 6, len(RATIOS)))
+    order = np.argsort(cheap, axis=0, kind="stable")[:kept]
+    best, chosen = np.full(base.shape, np.inf), np.ones(base.shape)
+    for rank in (*order, np.zeros(base.shape, np.intp)):
+        ratio = RATIOS[rank]
+        delta = _delta(rows, base * ratio.astype(np.float32), spec)
+        error = _full_error(delta, matrix)
+        better = error < best * (1 - 1e-6)
+        best, chosen = np.where(better, error, best), np.where(better, ratio, chosen)
+    return _pick(base, chosen)
+
+
+def _pick(base: F32, ratio: npt.NDArray[np.float64]) -> F32:
+    return (base * ratio).astype(np.float32).ravel()
+
+
+def _delta(rows: F32, scale: F32, spec: QuantSpec) -> F32:
+    step = scale.astype(np.float32)[:, :, None, None]
+    return np.clip(np.rint(rows / step), spec.qmin, spec.qmax) * step - rows
+
+
+def _cheap_error(delta: F32, variance: F32, mean: F32) -> npt.NDArray[np.float64]:
+    spread = np.einsum("gctk,gk->gc", delta * delta, variance)
+    shift = np.einsum("gctk,gk->gct", delta, mean)
+    return np.asarray(spread + (shift * shift).sum(-1), dtype=np.float64)
+
+
+def _full_error(delta: F32, matrix: F32) -> npt.NDArray[np.float64]:
+    groups, channels, taps, inputs = delta.shape
+    flat = delta.reshape(groups, channels * taps, inputs)
+    error = ((flat @ matrix) * flat).sum(-1, dtype=np.float64)
+    return np.asarray(error.reshape(groups, channels, taps).sum(-1))
