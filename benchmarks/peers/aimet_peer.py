@@ -9,10 +9,11 @@ from typing import Any
 
 import common
 import onnx
-import timing
 from aimet_onnx.batch_norm_fold import fold_all_batch_norms_to_weight
 from aimet_onnx.common.defs import QuantScheme, int4, int8, int16
 from aimet_onnx.quantsim import QuantizationSimModel
+
+import timing
 
 TYPES = {"w8a8": (int8, int8), "w8a16": (int8, int16), "w4a8": (int4, int8)}
 SCHEMES = {"min_max": QuantScheme.min_max, "tf_enhanced": QuantScheme.post_training_tf_enhanced}

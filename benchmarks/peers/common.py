@@ -16,8 +16,8 @@ import onnxruntime as ort
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import timing  # noqa: E402 - beside the folder of this file
-from networks import NETWORKS, Network  # noqa: E402
+import timing
+from networks import NETWORKS, Network
 
 PRECISIONS = ("w8a8", "w8a16", "w4a8")
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import common
-import timing
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.quantization.shape_inference import quant_pre_process
+
+import timing
 
 TYPES = {
     "w8a8": (QuantType.QInt8, QuantType.QUInt8),

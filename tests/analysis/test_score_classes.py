@@ -83,6 +83,10 @@ def test_agreement_refuses_outputs_without_classes(output, shape):
         scored("agreement", output, reference=echo)
 
 
+def test_agreement_takes_two_classes():
+    assert scored("agreement", [[0.0, 1.0], [1.0, 0.0]], reference=echo).value == 100
+
+
 def test_miou_sums_one_confusion_matrix():
     # class 0: 2 hits of 4 in the union; class 1: 1 of 3; class 2 never occurs; one pixel is left out
     output = np.asarray([[[0, 0, 0], [1, 1, 1]]])
@@ -99,6 +103,11 @@ def test_miou_takes_class_maps_of_growing_classes():
     output, labels = np.asarray([[[0, 0]], [[0, 4]]]), np.asarray([[[0, 1]], [[255, 4]]], np.uint8)
     data = open_as({"x": output, "labels": labels}, ("N", "H", "W"), dtype=np.int64)
     assert parse_metric("miou").score(echo, data).value == pytest.approx(100 * np.mean([1 / 2, 0, 1]))
+
+
+def test_miou_takes_integer_logits():
+    source = {"x": np.asarray([[[[5, 0]], [[4, 9]]]]), "labels": [[[0, 1]]]}
+    assert parse_metric("miou").score(echo, open_as(source, ("N", 2, "H", "W"), dtype=np.int64)).value == 100
 
 
 def test_miou_refuses_classes_that_are_none():

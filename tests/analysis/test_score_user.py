@@ -6,6 +6,7 @@ from score_models import echo, open_as
 
 from fewbits.analysis.scores import parse_metric
 from fewbits.errors import DataError, MetricError, ModelError, SpecError
+from fewbits.runtime.data.userfile import split_user_spec
 
 USER_FILE = """
 def accuracy(predict):
@@ -80,6 +81,20 @@ def test_user_metric_direction(user_file):
 def test_user_metric_that_fails_is_named_with_file_and_line(user_file):
     with pytest.raises(MetricError, match=r"mine.py:wrong' failed at .*mine.py:12: AttributeError: 'NoneType'"):
         parse_metric(f"{user_file}:wrong").score(echo, EMPTY)
+
+
+def test_user_metric_is_named_by_its_own_line_when_the_library_fails_below():
+    # split_user_spec wants text: what fails is in fewbits, what the user can mend is here
+    with pytest.raises(MetricError, match=r"failed at .*test_score_user.py:\d+: AttributeError"):
+        parse_metric(lambda predict: predict({"x": 1.0})).score(split_user_spec, EMPTY)
+
+
+def test_user_metric_may_feed_scalars_and_nothing():
+    advanced = []
+    progress = type("Bar", (), {"advance": lambda _, samples: advanced.append(samples)})()
+    metric = parse_metric(lambda predict: len(predict({"x": 1.0})) + len(predict({})))
+    assert metric.score(lambda feeds: feeds, EMPTY, progress=progress).value == 1
+    assert advanced == [1, 1]
 
 
 def test_user_metric_passes_the_models_own_errors():

@@ -176,6 +176,21 @@ def test_batches_read_the_batch_off_the_dynamic_axis():
     assert batch.feeds["mask"].shape == (1, 4)
 
 
+@pytest.mark.parametrize(("batch", "other"), [(None, 3), ("N", 3), ("N", "layers")])
+def test_batches_leave_inputs_with_another_axis_0_whole(batch, other):
+    inputs = (info(shape=(batch, 4)), info("table", shape=(other, 4)))
+    data = open_data({"x": rows(5), "table": rows(3)}, inputs=inputs)
+    assert [(b.size, b.feeds["table"].shape) for b in data.batches(4)] == [(4, (3, 4)), (1, (3, 4))]
+
+
+def test_batches_of_a_static_model_leave_inputs_with_another_length_whole():
+    inputs = (info(shape=(1, 4)), info("table", shape=(3, 4)))
+    data = open_data({"x": rows(2), "table": rows(3)}, inputs=inputs)
+    assert [b.feeds["table"].shape for b in data.batches()] == [(3, 4), (3, 4)]
+    stacked = open_data({"x": rows(2)[:, None], "table": rows(3)}, inputs=inputs)
+    assert [(b.feeds["x"].shape, b.feeds["table"].shape) for b in stacked.batches()] == [((1, 4), (3, 4))] * 2
+
+
 def test_batches_of_several_inputs_share_the_batch():
     inputs = (info("a", shape=(None, 4)), info("b", np.int64, ("batch", 2)))
     data = open_data({"a": rows(5), "b": np.ones((5, 2), np.int32)}, inputs=inputs)
@@ -195,6 +210,9 @@ def test_batches_refuse_inputs_with_different_lengths():
 
 
 def test_batches_refuse_another_number_of_labels():
+    static = (info(shape=(5, 4)),)
+    with pytest.raises(DataError, match=r"has 4 labels for 5 samples"):
+        list(open_data([(rows(5), np.arange(4))], inputs=static).batches())
     with pytest.raises(DataError, match=r"has 4 labels for 5 samples"):
         list(open_data({"x": rows(5), "labels": np.arange(4)}, inputs=X4).batches())
 
@@ -272,6 +290,13 @@ def test_values_that_are_not_finite_are_refused(value, text):
     items[1][2, 1] = value
     with pytest.raises(DataError, match=rf"Input 'x' of sample 4 \(the given list, item 1, row 2\) holds {text}: ev"):
         list(open_data(items, inputs=X4).batches(2))
+
+
+def test_values_that_are_not_finite_are_found_inside_a_batch():
+    items = [rows(2), rows(3)]
+    items[1][1, 1] = np.nan
+    with pytest.raises(DataError, match=r"sample 3 \(the given list, item 1, row 1\) holds nan"):
+        list(open_data(items, inputs=X4).batches())
 
 
 def test_a_model_without_inputs_is_refused():

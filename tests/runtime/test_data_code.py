@@ -128,6 +128,13 @@ def test_functions_are_called_for_each_pass():
     assert len(calls) == 2
 
 
+def test_functions_may_have_parameters_with_defaults():
+    def make(split="val", *rest, **options):
+        yield rows(len(split))
+
+    assert sizes(open_data(make, inputs=X4)) == [3]
+
+
 def test_functions_may_return_a_dict_to_cut_from():
     assert sizes(open_data(lambda: {"x": rows(3), "labels": np.arange(3)}, inputs=X4), 2) == [2, 1]
 
@@ -139,6 +146,7 @@ def test_functions_may_return_a_dict_to_cut_from():
         (lambda: "text", "returned 'text'"),
         (lambda: 5, "A value of type int cannot be iterated"),
         (lambda split: split, "must take no arguments, but it needs 'split': give them defaults"),
+        (type("Endless", (), {"__getitem__": lambda self, _: rows(1)})(), "A value of type Endless cannot be iterated"),
         (5, "A value of type int is no data: give an image folder"),
     ],
 )

@@ -68,6 +68,8 @@ def test_npy_cannot_feed_two_inputs(tmp_path):
 def test_npz_folder_holds_one_batch_per_file_in_name_order(tmp_path):
     np.savez(tmp_path / "b.npz", x=rows(2, start=3), labels=[3, 4])
     np.savez(tmp_path / "a.npz", x=rows(3), labels=[0, 1, 2])
+    (tmp_path / "._a.npz").write_bytes(b"what a Mac leaves behind")
+    (tmp_path / "c.npz").mkdir()
     data = open_data(tmp_path, inputs=X4)
     assert data.has_labels
     assert sizes(data) == [3, 2]
@@ -183,10 +185,10 @@ def test_input_list_reads_one_inference_per_line(tmp_path):
 
 @pytest.mark.parametrize("line", ["b:=two.raw a:=one.raw", "one.raw two.raw"])
 def test_input_list_reads_several_inputs(tmp_path, line):
-    path = write_list(tmp_path, line, one=rows(1), two=rows(1, start=1))
-    (batch,) = open_data(path, inputs=TWO).batches()
+    path = write_list(tmp_path, line, one=rows(1), two=rows(2))
+    (batch,) = open_data(path, inputs=(info("a"), info("b", shape=("N", 8)))).batches()
     np.testing.assert_array_equal(batch.feeds["a"], rows(1))
-    np.testing.assert_array_equal(batch.feeds["b"], rows(1, start=1))
+    np.testing.assert_array_equal(batch.feeds["b"], rows(1, 8))
 
 
 def test_input_list_finds_files_in_the_working_directory(tmp_path, monkeypatch):

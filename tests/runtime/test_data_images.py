@@ -18,12 +18,13 @@ def one(data):
     return batch.feeds["image"]
 
 
-def test_class_folders_are_labels_in_sorted_order(tmp_path):
+def test_class_folders_are_labels_in_sorted_order(tmp_path, caplog):
     for name in ("dog/1.png", "cat/b.PNG", "cat/deep/a.jpg", "empty/readme.txt", ".hidden/x.png"):
         save_image(tmp_path / name) if not name.endswith("txt") else (tmp_path / "empty").mkdir()
     data = open_images(tmp_path)
     assert data.has_labels
     assert read_labels(data) == [0, 0, 1]
+    assert not caplog.text
 
 
 def test_class_folders_of_numbers_warn_about_their_order(tmp_path, caplog):
@@ -169,7 +170,7 @@ def test_integer_models_refuse_normalization(tmp_path):
 def test_palettes_with_transparency_are_read(tmp_path):
     image = Image.new("P", (6, 4), 1)
     image.putpalette([0, 0, 0, 255, 0, 51])
-    image.save(tmp_path / "a.png", transparency=bytes([0, 255]))
+    image.save(tmp_path / "a.png", transparency=bytes([0, 128]))
     np.testing.assert_allclose(one(open_images(tmp_path))[0, :, 0, 0], COLOUR / 255, rtol=1e-6)
 
 
@@ -179,6 +180,11 @@ def gradient(folder, width, height):
     pixels[..., 0], pixels[..., 1] = np.arange(width), np.arange(height)[:, None]
     Image.fromarray(pixels).save(folder / "a.png")
     return pixels
+
+
+def test_crop_of_the_whole_image_changes_nothing(tmp_path):
+    pixels = gradient(tmp_path, 5, 3)
+    np.testing.assert_array_equal(one(open_images(tmp_path, crop=(3, 5), scale=1.0))[0], pixels.transpose(2, 0, 1))
 
 
 def test_crop_takes_the_centre(tmp_path):
@@ -210,6 +216,11 @@ def test_images_without_preprocessing_fit_the_model_and_say_so(tmp_path, caplog)
     assert image.shape == (1, 3, 8, 9)
     assert image.max() == 1.0
     assert "no preprocessing was named, so images are resized to 8x9 and pixels are 0..1" in caplog.text
+
+
+def test_images_without_preprocessing_keep_their_size_where_the_model_leaves_one_open(tmp_path):
+    save_image(tmp_path / "a.png")
+    assert one(open_data(tmp_path, inputs=(info("image", shape=(1, 3, 4, "W")),))).shape == (1, 3, 4, 6)
 
 
 def test_images_of_varying_size_come_one_by_one(tmp_path):
@@ -247,6 +258,7 @@ def test_three_means_for_one_channel_are_refused(tmp_path):
         ({"resize": 0}, "resize = 0 is impossible"),
         ({"crop": (1, 2, 3)}, r"crop = \(1, 2, 3\) is impossible: give one length or height,width"),
         ({"mean": (0.1, 0.2)}, "mean = .* has 2 values: give one, or one per channel"),
+        ({"scale": 0.0}, "std = .* and scale = 0.0 must be positive"),
         ({"std": (0.0,)}, "std = .* must be positive"),
         ({"mean": (123.7, 116.3, 103.5)}, r"lies above every pixel \(0..1 at scale 0.00392157\): .* set scale = 1"),
         ({"channel_order": "gbr"}, "channel_order = 'gbr' is unknown: choose one of 'rgb', 'bgr'"),

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Measures: scores, and what a score lost. Nothing here changes a model."""

@@ -102,7 +102,7 @@ def classes_last(logits: Array, labels: Array, metric: BuiltinMetric) -> Array:
         return logits[None]  # a model without batch axis
     if len(wanted) == 1 and logits.ndim > 2 and logits.shape[1:].count(1) >= logits.ndim - 2:
         logits = logits.reshape(len(logits), -1)  # [N, C, 1, 1] or [N, 1, 1, C]
-    if logits.ndim == len(wanted) + 1 and logits.ndim > 1:
+    if logits.ndim == len(wanted) + 1:
         if (logits.shape[0], *logits.shape[2:]) == wanted:
             return np.moveaxis(logits, 1, -1)
         if logits.shape[:-1] == wanted:

@@ -92,20 +92,21 @@ def _make(folder: Path) -> list[Path]:
 
 
 def _publish(stage: Path, folder: Path) -> None:
+    written = {path.name for path in stage.iterdir()}
     try:
-        _move(stage, folder)
+        _move(stage, folder, written)
     except KeyboardInterrupt:
-        _move(stage, folder)  # a few renames: finish them, so that the folder never holds a mixture of two runs
+        _move(stage, folder, written)  # a few renames: finish them, so that the folder never mixes two runs
         raise
 
 
-def _move(stage: Path, folder: Path) -> None:
-    written = {path.name for path in stage.iterdir()}
-    for name in KNOWN:
-        if name in written:
-            (stage / name).replace(folder / name)
-        elif not (stage / "moving").exists():
+def _move(stage: Path, folder: Path, written: set[str]) -> None:
+    """Move `written` out, the record last, and remove what an earlier run left; running it twice does no harm."""
+    for name in (*sorted(written.difference(KNOWN)), *KNOWN):
+        if name not in written:
             (folder / name).unlink(missing_ok=True)
+        elif (stage / name).exists():
+            (stage / name).replace(folder / name)
 
 
 @contextmanager

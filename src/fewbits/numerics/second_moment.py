@@ -41,15 +41,19 @@ class SecondMoment:
         if self._waiting_rows >= _FLUSH_ROWS:
             self._flush()
 
-    def matrix(self) -> F32 | None:
-        """Return E[x x^T] per group [G, K, K], shrunk towards its diagonal where rows are few; None when not kept.
+    def matrix(self, *, centered: bool = False) -> F32 | None:
+        """Return E[x x^T] per group [G, K, K], or the covariance when `centered`; None when only diagonals are kept.
 
+        It is shrunk towards its diagonal where rows are few.
         The shrinkage K / (K + rows) keeps directions that no sample happened to excite from looking free of cost.
         """
         self._flush()
         if self._square is None or self._square.ndim != 3:
             return None
         matrix = self._square / self.rows
+        if centered and self._sum is not None:
+            mean = self._sum / self.rows
+            matrix = matrix - mean[:, :, None] * mean[:, None, :]
         inputs = matrix.shape[-1]
         keep = self.rows / (self.rows + inputs)
         diagonal = np.einsum("gkk->gk", matrix).copy()

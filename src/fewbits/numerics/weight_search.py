@@ -12,28 +12,30 @@ from fewbits.numerics.weights import RATIOS
 from fewbits.spec.dtypes import QuantSpec
 
 F32 = npt.NDArray[np.float32]
-_WORK = 4e9  # multiply-adds spent on the full objective of one layer
+_WORK = 3e8  # multiply-adds spent on the full objective of one layer
 
 
-def search_weight_scales(rows: F32, spec: QuantSpec, moment: SecondMoment) -> F32:
+def search_weight_scales(rows: F32, spec: QuantSpec, moment: SecondMoment, *, centered: bool = False) -> F32:
     """Return one scale per output channel, float32 [G * C].
 
     Args:
         rows: weights [G, C, T, K], G groups of C outputs with K inputs and T independent taps each.
         spec: a symmetric signed grid.
         moment: second moments of the K inputs of each group.
+        centered: the mean error will be taken up by the bias: only deviations from the mean inputs count.
 
     Source: the objective of layer-wise reconstruction (Nagel et al. 2020, AdaRound, eq. 13), minimized over the scale.
     """
     tops = np.abs(rows).max(axis=(2, 3))
     base = np.where(tops > 0, tops, tops.max() if tops.max() > 0 else 1.0) / spec.qmax
     base = np.maximum(base, np.finfo(np.float32).tiny).astype(np.float32)
-    variance, mean, matrix = moment.variance(), moment.mean(), moment.matrix()
+    variance, mean = moment.variance(), moment.mean() * (0 if centered else 1)
+    matrix = moment.matrix(centered=centered)
     cheap = np.stack([_cheap_error(_delta(rows, base * r, spec), variance, mean) for r in RATIOS])
     if matrix is None:
         return _pick(base, RATIOS[np.argmin(cheap, axis=0)])
     full_cost = rows.size * rows.shape[-1]
-    kept = int(np.clip(_WORK / max(full_cost, 1), 6, len(RATIOS)))
+    kept = int(np.clip(_WORK / max(full_cost, 1), 5, len(RATIOS)))
     order = np.argsort(cheap, axis=0, kind="stable")[:kept]
     best, chosen = np.full(base.shape, np.inf), np.ones(base.shape)
     for rank in (*order, np.zeros(base.shape, np.intp)):

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from threadpoolctl import threadpool_limits
 
 from fewbits.errors import SpecError
 from fewbits.graph.topology import constant
-from fewbits.numerics.affine import bias_encoding, encoding_from_range
+from fewbits.numerics.affine import bias_encoding, encoding_from_range, fake_quantize
 from fewbits.numerics.histogram import Histogram
 from fewbits.numerics.ranges import Estimator, MinMax
 from fewbits.numerics.weight_search import search_weight_scales
@@ -32,12 +33,14 @@ class Ranges:
     Attributes:
         activations: estimator for activations and constants.
         weights: "absmax" or "mse".
+        correct_biases: shift biases so that rounded weights leave the mean of every output channel where it was.
         by_tensor: tensor -> estimator that replaces `activations` there.
         weights_by_tensor: tensor -> method that replaces `weights` there.
     """
 
     activations: Estimator = field(default_factory=MinMax)
     weights: str = "mse"
+    correct_biases: bool = True
     by_tensor: Mapping[str, Estimator] = field(default_factory=dict)
     weights_by_tensor: Mapping[str, str] = field(default_factory=dict)
 
@@ -49,11 +52,13 @@ class Encoded:
     Attributes:
         encodings: grid key -> encoding.
         widened: weight grid key -> channels whose scale was widened so that the int32 bias fits.
+        biases: bias grid key -> float values to store there, corrected for the mean error of the rounded weights.
         notes: sentences for the user.
     """
 
     encodings: Mapping[str, Encoding]
     widened: Mapping[str, int]
+    biases: Mapping[str, F32] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -84,13 +89,13 @@ def encode(
     readers = _weight_readers(graph, plan)
     for key, grid in plan.grids.items():
         if grid.role is Role.WEIGHT:
-            work.weight(key, grid, readers.get(key))
-    biases = [(k, g) for k, g in plan.grids.items() if g.role is Role.BIAS]
-    for _, grid in biases:
-        work.widen(grid)
-    for key, grid in biases:
-        work.bias(key, grid)
-    return Encoded(work.encodings, work.widened, tuple(work.notes))
+            with threadpool_limits(1, "blas"):
+                work.weight(key, grid, readers.get(key))
+    layers = {layer.node: layer for layer in find_layers(graph)}
+    for key, grid in plan.grids.items():
+        if grid.role is Role.BIAS:
+            work.bias(key, grid, layers.get(grid.node))
+    return Encoded(work.encodings, work.widened, work.biases, tuple(work.notes))
 
 
 @dataclass
@@ -102,7 +107,7 @@ class _Encoder:
     pinned: Mapping[str, Encoding]
     encodings: dict[str, Encoding] = field(default_factory=dict)
     widened: dict[str, int] = field(default_factory=dict)
-    own_scale: dict[str, float] = field(default_factory=dict)
+    biases: dict[str, F32] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def activation(self, key: str) -> Encoding:
@@ -159,44 +164,59 @@ class _Encoder:
             return None
         if layer.op == "ConvTranspose" and layer.groups > 1:
             return None
-        scales = search_weight_scales(layer.weight_rows(values), grid.spec, moment)
+        centered = self.ranges.correct_biases and layer.has_bias and layer.op != "ConvTranspose"
+        scales = search_weight_scales(layer.weight_rows(values), grid.spec, moment, centered=centered)
         return Encoding(grid.spec, scales, np.zeros(scales.shape, np.int64))
 
-    def widen(self, grid: Grid) -> None:
-        """Widen weight scales until every int32 bias code fits: |b| <= s_x s_w (2^31 - 1)."""
+    def bias(self, key: str, grid: Grid, layer: Layer | None) -> None:
+        """Correct the bias, make room for it in int32, and fix its scale."""
         assert grid.scaled_by is not None
         x_key, w_key = grid.scaled_by
-        weight = self.encodings[w_key]
-        bias = np.abs(_values(self.graph, grid.tensor).astype(np.float64)).ravel()
-        need = bias / (float(self.encodings[x_key].scale) * _INT32_MAX) * _BIAS_MARGIN
-        need = need.max(initial=0.0) if weight.scale.ndim == 0 else need
-        wide = np.asarray(weight.scale < need)
-        count = int(wide.sum())
-        if not count:
-            return
-        if self.plan.grids[w_key].role is not Role.WEIGHT or self.plan.grids[w_key].tensor in self.pinned:
-            self.own_scale[grid.tensor] = _BIAS_MARGIN * float(bias.max()) / _INT32_MAX
-            return
-        scale = np.where(wide, np.asarray(need, np.float32), weight.scale).astype(np.float32)
-        self.encodings[w_key] = replace(weight, scale=scale)
-        self.widened[w_key] = self.widened.get(w_key, 0) + count
-
-    def bias(self, key: str, grid: Grid) -> None:
-        assert grid.scaled_by is not None
-        x_key, w_key = grid.scaled_by
+        values = self._corrected(grid, layer)
+        if self._widen(x_key, w_key, values):
+            values = self._corrected(grid, layer)
+        self.biases[key] = values
         found = bias_encoding(self.encodings[x_key].scale, self.encodings[w_key].scale)
-        scale = np.broadcast_to(found.scale, _bias_shape(self.graph, grid)).astype(np.float32)
-        if grid.tensor in self.own_scale:
-            scale = np.maximum(scale, np.float32(self.own_scale[grid.tensor]))
+        shape = (values.size,) if isinstance(grid.spec.granularity, PerChannel) else ()
+        scale = np.broadcast_to(found.scale, shape).astype(np.float32)
+        need = np.float32(_BIAS_MARGIN * float(np.abs(values).max(initial=0.0)) / _INT32_MAX)
+        if (scale * np.float32(_INT32_MAX) < np.abs(values)).any():
+            scale = np.maximum(scale, need)
             self.notes.append(
                 f"The bias {grid.tensor!r} does not fit int32 at input scale x weight scale, and that weight's grid may "
                 f"not change: it gets a coarser scale of its own, which some devices do not honour."
             )
         self.encodings[key] = Encoding(grid.spec, scale, np.zeros(scale.shape, np.int64))
 
+    def _corrected(self, grid: Grid, layer: Layer | None) -> F32:
+        """Return b - E[(w_q - w) x]: the bias with which the layer's outputs keep their means."""
+        values = _values(self.graph, grid.tensor)
+        moment = self.statistics.moments.get(layer.node) if layer is not None else None
+        if not self.ranges.correct_biases or layer is None or moment is None or not moment.rows:
+            return values
+        assert grid.scaled_by is not None
+        weight = self.plan.grids[grid.scaled_by[1]].tensor
+        if layer.op == "ConvTranspose" or values.ndim != 1 or weight in self.pinned:
+            return values
+        rows = _values(self.graph, weight)
+        delta = layer.weight_rows(fake_quantize(rows, self.encodings[grid.scaled_by[1]]) - rows)
+        shift = np.einsum("gctk,gk->gct", delta, moment.mean()).sum(-1).ravel()
+        return (values - shift).astype(np.float32) if shift.shape == values.shape else values
 
-def _bias_shape(graph: ir.Graph, grid: Grid) -> tuple[int, ...]:
-    return (_values(graph, grid.tensor).size,) if isinstance(grid.spec.granularity, PerChannel) else ()
+    def _widen(self, x_key: str, w_key: str, bias: F32) -> bool:
+        """Widen weight scales until every int32 bias code fits: |b| <= s_x s_w (2^31 - 1); say whether any was."""
+        weight, grid = self.encodings[w_key], self.plan.grids[w_key]
+        if grid.role is not Role.WEIGHT or grid.tensor in self.pinned:
+            return False
+        need = np.abs(bias.astype(np.float64)).ravel() / (float(self.encodings[x_key].scale) * _INT32_MAX) * _BIAS_MARGIN
+        need = need.max(initial=0.0) if weight.scale.ndim == 0 else need
+        wide = np.asarray(weight.scale < need)
+        if not wide.any():
+            return False
+        scale = np.where(wide, need, weight.scale).astype(np.float32)
+        self.encodings[w_key] = replace(weight, scale=scale)
+        self.widened[w_key] = self.widened.get(w_key, 0) + int(wide.sum())
+        return True
 
 
 def _values(graph: ir.Graph, name: str) -> F32:

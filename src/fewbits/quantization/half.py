@@ -90,7 +90,7 @@ class HalfPrecision:
         assert node is not None
         uses, is_output = list(value.uses()), value.is_graph_output()
         value.name = self.unique(f"{name}_fp16")
-        value.dtype = ir.DataType.FLOAT16
+        value.type = ir.TensorType(ir.DataType.FLOAT16)  # never in place: clones share their types
         cast = self._cast_node(value, ir.DataType.FLOAT, name)
         back = cast.outputs[0]
         self.graph.insert_after(node, cast)
@@ -104,7 +104,8 @@ class HalfPrecision:
 
     def _cast_node(self, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
         node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(dtype))], num_outputs=1, name=self.unique(f"{name}_cast"))
-        node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = name, dtype, value.shape
+        out = node.outputs[0]
+        out.name, out.type, out.shape = name, ir.TensorType(dtype), value.shape
         return node
 
     def drop_unused(self) -> None:

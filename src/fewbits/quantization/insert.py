@@ -4,7 +4,6 @@ Weights become stored integers behind a DequantizeLinear, activations pass a Qua
 biases are int32, fp16 nodes hold float16 weights between Casts, and a change of width is an explicit DQ -> Q pair.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,9 +12,9 @@ import onnx_ir as ir
 from fewbits.errors import SpecError
 from fewbits.graph.topology import constant, is_float32
 from fewbits.numerics.affine import quantize
+from fewbits.quantization.encode import Encoded
 from fewbits.quantization.half import HalfPrecision
 from fewbits.spec.dtypes import DType, PerChannel, PerTensor
-from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
 
 QDQ_OPSET = 21
@@ -30,14 +29,14 @@ _ONNX_TYPES = {
 }
 
 
-def insert_qdq(model: ir.Model, plan: Plan, encodings: Mapping[str, Encoding]) -> ir.Model:
+def insert_qdq(model: ir.Model, plan: Plan, encoded: Encoded) -> ir.Model:
     """Return a copy of `model` with the plan carried out; names of inputs, outputs and float tensors are kept.
 
     Raises:
         SpecError: the model's opset is too old for a width in the plan.
     """
     copy = model.clone()
-    _Inserter(copy, plan, encodings).run()
+    _Inserter(copy, plan, encoded).run()
     return copy
 
 
@@ -45,7 +44,7 @@ def insert_qdq(model: ir.Model, plan: Plan, encodings: Mapping[str, Encoding]) -
 class _Inserter:
     model: ir.Model
     plan: Plan
-    encodings: Mapping[str, Encoding]
+    encoded: Encoded
     values: dict[str, ir.Value] = field(default_factory=dict)
     dequantized: dict[str, ir.Value] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
@@ -119,10 +118,10 @@ class _Inserter:
         return result
 
     def _stored(self, key: str) -> ir.Value:
-        grid, encoding = self.plan.grids[key], self.encodings[key]
+        grid, encoding = self.plan.grids[key], self.encoded.encodings[key]
         tensor = constant(self.values[grid.tensor])
         assert tensor is not None
-        codes = quantize(tensor.numpy(), encoding)
+        codes = quantize(self.encoded.biases.get(key, tensor.numpy()), encoding)
         dtype = _ONNX_TYPES[grid.spec.dtype]
         stored = self._initializer(f"{key}_q", ir.Tensor(codes, dtype=dtype))
         scale, zero = self._parameters(key)
@@ -133,7 +132,7 @@ class _Inserter:
         return result
 
     def _parameters(self, key: str) -> tuple[ir.Value, ir.Value]:
-        encoding, dtype = self.encodings[key], self.plan.grids[key].spec.dtype
+        encoding, dtype = self.encoded.encodings[key], self.plan.grids[key].spec.dtype
         if not isinstance(encoding.spec.granularity, PerTensor | PerChannel):
             raise SpecError(f"{key!r} has a per-block grid, which this version cannot export.")
         zero = encoding.zero_point.astype(np.int32).astype(dtype.numpy)

@@ -5,7 +5,8 @@ output, T independent taps (1 but for ConvTranspose), R sampled positions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ import onnx_ir as ir
 from fewbits.graph.topology import constant
 
 F32 = npt.NDArray[np.float32]
-_ROW_BUDGET = 8192  # inputs read per sample and layer: rows times K
-_FEWEST_ROWS, _MOST_ROWS = 4, 64
+_ROW_BUDGET = 4096  # inputs read per sample and layer: rows times K
+_FEWEST_ROWS, _MOST_ROWS = 4, 32
+_PHASES = 8  # sample i reads the positions of phase i mod 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Layer:
         groups: groups of a convolution, else 1.
         strides, dilations, pads: of a convolution (pads: begins then ends), else empty.
         transposed: Gemm: (transA, transB).
+        has_bias: whether a constant bias follows the weight.
     """
 
     node: str
@@ -42,6 +45,7 @@ class Layer:
     dilations: tuple[int, ...] = ()
     pads: tuple[int, ...] = ()
     transposed: tuple[bool, bool] = (False, False)
+    has_bias: bool = False
 
     @property
     def inputs(self) -> int:
@@ -82,31 +86,43 @@ class Layer:
 
     def _conv_rows(self, x: npt.NDArray[Any], count: int, first_sample: int) -> F32 | None:
         kernel, rank = self.weight_shape[2:], len(self.strides)
-        begins, ends = self.pads[:rank], self.pads[rank:]
-        padded = np.pad(x, [(0, 0), (0, 0), *zip(begins, ends, strict=True)]) if any(self.pads) else x
         spans = [(k - 1) * d + 1 for k, d in zip(kernel, self.dilations, strict=True)]
-        sizes = [(n - s) // t + 1 for n, s, t in zip(padded.shape[2:], spans, self.strides, strict=True)]
-        if min(sizes) < 1:
+        if any(n < s for n, s in zip(x.shape[2:], spans, strict=True)):
+            # no window lies inside: let it reach into the padding
+            x = np.pad(x, [(0, 0), (0, 0), *zip(self.pads[:rank], self.pads[rank:], strict=True)])
+        if any(n < s for n, s in zip(x.shape[2:], spans, strict=True)):
             return None
-        taps = np.stack(np.meshgrid(*[np.arange(k) * d for k, d in zip(kernel, self.dilations, strict=True)], indexing="ij"))
-        taps = taps.reshape(rank, -1)
+        flat = x.reshape(*x.shape[:2], -1)
         rows = []
-        for i, sample in enumerate(padded):
-            chosen = _positions(int(np.prod(sizes)), count, first_sample + i)
-            corner = np.stack(np.unravel_index(chosen, sizes)) * np.array(self.strides)[:, None]
-            index = tuple(corner[a][:, None] + taps[a][None] for a in range(rank))
-            patches = sample[(slice(None), *index)]  # [I, P, T]
-            parts = patches.reshape(self.groups, -1, *patches.shape[1:])
-            rows.append(parts.transpose(0, 2, 1, 3).reshape(self.groups, len(chosen), -1))
-        return np.concatenate(rows, axis=1)
+        for i, sample in enumerate(flat):
+            index = _windows(x.shape[2:], kernel, self.strides, self.dilations, count, (first_sample + i) % _PHASES)
+            patches = sample[:, index]  # [I, P, T]
+            parts = patches.reshape(self.groups, -1, *index.shape)
+            rows.append(parts.transpose(0, 2, 1, 3).reshape(self.groups, len(index), -1))
+        return np.concatenate(rows, axis=1) if len(rows) > 1 else rows[0]
 
 
-def _positions(total: int, count: int, sample: int) -> npt.NDArray[np.intp]:
-    """Return `count` spread positions of `total`, other ones for each sample, without any random state."""
+@lru_cache(maxsize=4096)
+def _windows(
+    size: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...],
+    count: int, phase: int,
+) -> npt.NDArray[np.intp]:  # fmt: skip
+    """Return flat indices [P, T] of the T taps of P windows inside an image of `size`."""
+    rank = len(size)
+    steps = [(n - (k - 1) * d - 1) // t + 1 for n, k, d, t in zip(size, kernel, dilations, strides, strict=True)]
+    chosen = _positions(int(np.prod(steps)), count, phase)
+    corner = np.stack(np.unravel_index(chosen, steps)) * np.array(strides)[:, None]
+    grids = np.meshgrid(*[np.arange(k) * d for k, d in zip(kernel, dilations, strict=True)], indexing="ij")
+    taps = np.stack(grids).reshape(rank, -1)
+    return np.ravel_multi_index(tuple(corner[:, :, None] + taps[:, None, :]), size)
+
+
+def _positions(total: int, count: int, phase: int) -> npt.NDArray[np.intp]:
+    """Return `count` spread positions of `total`, other ones for each phase, without any random state."""
     if total <= count:
         return np.arange(total)
     step = total / count
-    return ((np.arange(count) + (sample * 0.618034) % 1.0) * step).astype(np.intp) % total
+    return ((np.arange(count) + (phase * 0.618034) % 1.0) * step).astype(np.intp) % total
 
 
 def find_layers(graph: ir.Graph) -> tuple[Layer, ...]:
@@ -117,7 +133,8 @@ def find_layers(graph: ir.Graph) -> tuple[Layer, ...]:
             weight = constant(node.inputs[1]) if len(node.inputs) > 1 else None
             layer = _layer(node, tuple(int(d) for d in weight.shape)) if weight is not None else None  # type: ignore[arg-type]
             if layer is not None:
-                found.append(layer)
+                bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+                found.append(replace(layer, has_bias=bias is not None and len(bias.shape) == 1))
     return tuple(found)
 
 

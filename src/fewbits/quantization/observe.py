@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from threadpoolctl import threadpool_limits
 
 from fewbits.errors import DataError
 from fewbits.graph.optable import Kind
@@ -20,7 +21,7 @@ from fewbits.quantization.layers import Layer, find_layers
 from fewbits.runtime.progress import Progress
 from fewbits.spec.target import Target
 
-MOST_COUNTED = 1 << 15
+MOST_COUNTED = 1 << 14
 """Elements of one tensor counted per sample: larger tensors are counted with a stride (their range stays exact)."""
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
@@ -70,7 +71,8 @@ class Statistics:
 
 def watchlist(graph: ir.Graph, target: Target) -> Watchlist:
     """Return the tensors that any plan for `target` may give a grid, once per distinct set of values."""
-    data, heads = data_values(graph), set(fusions(graph, target.fused).values())
+    data, fused = data_values(graph), fusions(graph, target.fused)
+    heads = set(fused.values())
     tensors: dict[str, None] = {}
     aliases: dict[str, str] = {}
     for node in graph:
@@ -79,7 +81,7 @@ def watchlist(graph: ir.Graph, target: Target) -> Watchlist:
             continue
         positions = data_positions(node, rule)
         reads = [node.inputs[i] for i in positions]
-        for value in reads:
+        for value in reads if node not in fused else ():
             if value is not None and constant(value) is None and str(value.name) not in aliases:
                 tensors.setdefault(str(value.name))
         source = reads[0] if reads else None
@@ -110,18 +112,19 @@ def observe(
     histograms = {name: Histogram() for name in watch.tensors}
     moments = {layer.node: SecondMoment() for layer in watch.layers}
     names, samples = watch.names, 0
-    for feeds, size in batches:
-        computed = [n for n in names if n not in feeds]
-        values = {**feeds, **run(computed, feeds)}
-        for name, histogram in histograms.items():
-            _update(histogram, values[name], name, size, samples)
-        for layer in watch.layers:
-            rows = layer.sample_rows(values[layer.source], samples)
-            if rows is not None:
-                moments[layer.node].update(rows)
-        samples += size
-        if progress is not None:
-            progress.advance(size)
+    with threadpool_limits(1, "blas"):  # many small products: BLAS threads would only fight those of ORT
+        for feeds, size in batches:
+            computed = [n for n in names if n not in feeds]
+            values = {**feeds, **run(computed, feeds)}
+            for name, histogram in histograms.items():
+                _update(histogram, values[name], name, size, samples)
+            for layer in watch.layers:
+                rows = layer.sample_rows(values[layer.source], samples)
+                if rows is not None:
+                    moments[layer.node].update(rows)
+            samples += size
+            if progress is not None:
+                progress.advance(size)
     if samples == 0:
         raise DataError("The calibration data hold no sample: give at least one with --data.")
     return Statistics(histograms, moments, watch.aliases, samples)

@@ -181,7 +181,7 @@ class _Builder:
         parents = (self.inputs[name, 0], self.inputs[name, rule.weight or 1])
         fine = self.grids[parents[1]].spec.granularity != PerTensor()
         spec = QuantSpec(DType.INT32, 32, is_symmetric=True, granularity=PerChannel(0) if fine else PerTensor())
-        grid = Grid(str(value.name), spec, Role.BIAS, scaled_by=parents)
+        grid = Grid(str(value.name), spec, Role.BIAS, scaled_by=parents, node=name)
         key = str(value.name)
         while key in self.grids and self.grids[key] != grid:
             key += "'"

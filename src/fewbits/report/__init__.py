@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""What a run leaves behind for people and programs: the record."""

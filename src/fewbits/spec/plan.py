@@ -29,6 +29,7 @@ class Grid:
         fixed_range: (low, high) that the operator guarantees, or None.
         converts: key of the grid of the same tensor that this one is converted from, or None.
         scaled_by: for a bias, the keys of the input's and the weight's grid whose scales it multiplies.
+        node: for a bias, the name of the node that adds it.
     """
 
     tensor: str
@@ -38,6 +39,7 @@ class Grid:
     fixed_range: tuple[float, float] | None = None
     converts: str | None = None
     scaled_by: tuple[str, str] | None = None
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def require_finite(array: Array, name: str, origin: str, first: int, row: int | 
     if finite.all():
         return
     position = np.argwhere(~finite)[0]
-    offset = int(position[0]) if row is not None and len(position) else 0
+    offset = 0 if row is None else int(position[0])
     place = origin if row is None else f"{origin}, row {row + offset}"
     raise DataError(
         f"Input {name!r} of sample {first + offset} ({place}) holds {array[tuple(position)]}: every value must "

@@ -82,8 +82,7 @@ class ImageSource:
         for path, label in self.files:
             array = self._read(path)
             labels = None if label is None else np.asarray([label], np.int64)
-            arrays = {self.target.info.name: array[None] if len(self.target.info.shape) == 4 else array}
-            yield Chunk(arrays, labels, self._name(path))
+            yield Chunk({self.target.info.name: array}, labels, self._name(path))
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()

@@ -56,9 +56,7 @@ def open_data(source: DataLike, *, inputs: Sequence[InputInfo], preprocess: Prep
 def _object_name(source: Any) -> str:
     if isinstance(source, Mapping | np.ndarray):
         return "the given arrays"
-    if callable(source) and not hasattr(type(source), "__iter__"):
-        return str(getattr(source, "__qualname__", type(source).__name__))
-    return f"the given {type(source).__name__}"
+    return str(getattr(source, "__qualname__", f"the given {type(source).__name__}"))
 
 
 def _open_object(source: Any, inputs: tuple[InputInfo, ...]) -> Source:

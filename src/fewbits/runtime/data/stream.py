@@ -127,7 +127,7 @@ class _Packer:
 
     def add(self, piece: Piece, *, closes: bool) -> Iterator[Batch]:
         if self.held and not _can_join(self.held[-1], piece):
-            if self.static and self.count < self.static:
+            if self.static:
                 raise DataError(
                     f"{self.name!r}: the model's static batch is {self.static}, and samples of different shapes "
                     "cannot share it: make the shapes equal, or fix the batch at 1 with --dim."
@@ -141,7 +141,7 @@ class _Packer:
         """Close the last batch."""
         if not seen:
             raise DataError(f"{self.name!r} holds no samples: give at least one.")
-        if self.held and self.static and self.count < self.static:
+        if self.held and self.static:
             if not self.made:
                 raise DataError(
                     f"{self.name!r} has {seen} samples, the model's static batch is {self.static}: give at least "
@@ -174,7 +174,7 @@ def _labels(piece: Piece) -> Array:
 
 def _can_join(left: Piece, right: Piece) -> bool:
     """Whether two pieces fit one batch: equal sample shapes, and equal feeds where axis 0 does not count samples."""
-    if not right.batched or not left.batched:
+    if not right.batched:
         return False
     if left.labels is not None and left.labels.shape[1:] != _labels(right).shape[1:]:
         return False

@@ -1,0 +1,92 @@
+"""The program `fewbits`: its commands in the order of the workflow, and how it ends.
+
+Exit codes: 0 done; 1 `verify` failed; 2 something that the user can mend, one sentence on stderr; 130 interrupted.
+"""
+
+import logging
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from fewbits.cli import check, model, quantize, targets
+from fewbits.errors import FewbitsError
+
+INTERRUPTED = 130
+
+
+class Program(TyperGroup):
+    """The group of all commands, with errors as one sentence each."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run and exit."""
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(*args, **extra)
+        except (KeyboardInterrupt, typer.Abort):
+            code = INTERRUPTED
+        except FewbitsError as error:
+            code = _say(str(error))
+        except Exception as error:
+            # typer's own usage errors: its class moved between versions, its interface did not
+            if not hasattr(error, "format_message"):
+                raise
+            code = _usage(error)
+        if code == INTERRUPTED:
+            _say("interrupted; nothing was written.")
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(sentence: str) -> int:
+    typer.echo(f"error: {' '.join(sentence.split())}", err=True)
+    return 2
+
+
+def _usage(error: Any) -> int:
+    text = str(error.format_message())
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(text)
+        return 2
+    path = getattr(getattr(error, "ctx", None), "command_path", "fewbits")
+    return _say(f"{text.rstrip('.')}; see `{path} --help`.")
+
+
+app = typer.Typer(
+    cls=Program,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Find the fewest bits a trained network can run in, and hand over files that the device's toolchain accepts.",
+)
+app.command("inspect")(model.inspect)
+app.command("prepare")(model.prepare)
+app.command("quantize")(quantize.quantize)
+app.command("evaluate")(check.evaluate)
+app.command("verify")(check.verify)
+app.command("targets")(targets.targets)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from fewbits import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Find the fewest bits a trained network can run in, and hand over files that the device's toolchain accepts."""
+    del version
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("note: %(message)s"))
+    logging.getLogger("fewbits").handlers = [handler]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

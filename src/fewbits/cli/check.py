@@ -1,0 +1,118 @@
+"""Commands that check what was made: evaluate, verify."""
+
+from typing import Annotated
+
+import typer
+
+from fewbits.cli.options import (
+    BatchSize,
+    ChannelOrder,
+    Crop,
+    Data,
+    Dims,
+    HigherIsBetter,
+    Json,
+    Layout,
+    Mean,
+    Metric,
+    Model,
+    Preset,
+    Provider,
+    Quiet,
+    Resize,
+    Scale,
+    SomeData,
+    Std,
+    Threads,
+    parse_dims,
+    parse_preprocess,
+    parse_run_options,
+)
+
+_Reference = Annotated[
+    str | None,
+    typer.Option("--reference", metavar="MODEL", help="Float model for sqnr and agreement; a folder brings its own."),
+]
+_Samples = Annotated[int | None, typer.Option("--samples", min=1, help="Samples at most.", show_default="all")]
+_Folder = Annotated[str, typer.Argument(metavar="OUT", help="Output folder of `fewbits quantize`.")]
+_On = Annotated[str, typer.Option("--on", metavar="PLACE", help="Where to run: ort-cpu.")]
+
+
+def evaluate(
+    model: Model,
+    *,
+    data: Data,
+    metric: Metric = None,
+    higher_is_better: HigherIsBetter = None,
+    reference: _Reference = None,
+    samples: _Samples = None,
+    dim: Dims = None,
+    preset: Preset = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    channel_order: ChannelOrder = None,
+    layout: Layout = None,
+    provider: Provider = "cpu",
+    threads: Threads = 0,
+    batch_size: BatchSize = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score any ONNX file, or the artifact in an output folder."""
+    from fewbits.cli import show_check
+    from fewbits.cli.progress import Bars
+    from fewbits.workflow.evaluate import evaluate as verb
+
+    preprocess = parse_preprocess(
+        preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
+    )
+    with Bars(quiet=quiet or json) as bars:
+        result = verb(
+            model, data=data, metric=metric, higher_is_better=higher_is_better, reference=reference, samples=samples,
+            dims=parse_dims(dim), preprocess=preprocess, batch_size=batch_size,
+            run_options=parse_run_options(provider, threads), progress=bars,
+        )  # fmt: skip
+    if json:
+        show_check.evaluate_json(result)
+    elif not quiet:
+        show_check.evaluate_table(result)
+
+
+def verify(
+    output: _Folder,
+    *,
+    on: _On = "ort-cpu",
+    data: SomeData = None,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Samples of --data at most.")] = 16,
+    preset: Preset = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    channel_order: ChannelOrder = None,
+    layout: Layout = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run an artifact in a fresh process, compare it bit for bit with what was scored, and write a certificate."""
+    from fewbits.cli import show_check
+    from fewbits.cli.progress import Bars
+    from fewbits.workflow.verify import verify as verb
+
+    preprocess = parse_preprocess(
+        preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
+    )
+    with Bars(quiet=quiet or json) as bars:
+        result = verb(output, on=on, data=data, samples=samples, preprocess=preprocess, progress=bars)
+    if json:
+        show_check.verify_json(result)
+    elif not quiet:
+        show_check.verify_table(result)
+    if not result.passed:
+        if not json:
+            typer.echo(f"verify failed: {show_check.failure(result)}", err=True)
+        raise typer.Exit(1)

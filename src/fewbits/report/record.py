@@ -1,0 +1,124 @@
+"""The record of a run: one JSON file that says what was made, from what, how, and how well it scores."""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fewbits import __version__
+from fewbits.errors import SpecError
+
+SCHEMA = 1
+_PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxslim", "ml-dtypes")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, fewbits and the libraries that decide the result."""
+    found = {"python": platform.python_version(), "fewbits": __version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return what tells this machine from another: platform, processor, cores."""
+    return {"platform": platform.platform(), "processor": _processor(), "cores": os.cpu_count()}
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """Everything about one run that someone may ask later.
+
+    Attributes:
+        verb: the command that ran.
+        created: time of writing, UTC, ISO 8601.
+        options: what the caller asked for, by option name.
+        versions: package -> version.
+        machine: platform, processor and cores.
+        model: source, sha256, whether the float companion is prepared, and what preparing changed.
+        data: role (calibration, evaluation) -> name, fingerprint, samples.
+        target: device profile.
+        precision: counts of nodes by precision.
+        declined: reason -> names of the nodes that stay in float32 for it.
+        profile: node -> precision, for every node that does not have the default.
+        scores: metric, direction, float and quantized score, drop and its interval.
+        timings: stage -> seconds.
+        widened: weight -> channels whose scale was widened so that the int32 bias fits.
+        notes: sentences for the user.
+        pinned: tensors whose encodings later runs must keep.
+        files: name -> sha256 and bytes.
+        schema: version of this layout.
+    """
+
+    verb: str
+    created: str
+    options: Mapping[str, Any]
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    target: str
+    precision: Mapping[str, int]
+    declined: Mapping[str, list[str]]
+    profile: Mapping[str, str]
+    scores: Mapping[str, Any]
+    timings: Mapping[str, float]
+    widened: Mapping[str, int]
+    notes: tuple[str, ...]
+    pinned: tuple[str, ...]
+    files: Mapping[str, Mapping[str, Any]]
+    versions: Mapping[str, str] = field(default_factory=versions)
+    machine: Mapping[str, Any] = field(default_factory=machine)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """Return the record as JSON; numbers that JSON lacks become null."""
+        return json.dumps(plain(asdict(self)), indent=1, allow_nan=False) + "\n"
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a record.
+
+    Raises:
+        SpecError: the file is missing, is no record, or was written by a newer fewbits.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        newer = int(document.get("schema", 0)) > SCHEMA
+        known = {f.name for f in fields(RunRecord)}
+        if not newer:
+            lists = {name: tuple(document[name]) for name in ("notes", "pinned")}
+            return RunRecord(**{k: v for k, v in document.items() if k in known} | lists)
+    except FileNotFoundError:
+        raise SpecError(
+            f"There is no {path.name} in {str(path.parent)!r}: give the output folder of an earlier run."
+        ) from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SpecError(f"The record {str(path)!r} cannot be read: {type(error).__name__} {error}.") from error
+    raise SpecError(f"The record {str(path)!r} was written by a newer fewbits: upgrade this one ({__version__}).")
+
+
+def plain(value: Any) -> Any:
+    """Return `value` in JSON's own types: paths become text, numbers that JSON lacks become None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | None) else str(value)

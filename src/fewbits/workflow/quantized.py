@@ -1,0 +1,110 @@
+"""Derive a quantized model from a calibration; the float model does not run again."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from fewbits.graph.save import to_bytes
+from fewbits.quantization.encode import Encoded, encode
+from fewbits.quantization.insert import insert_qdq
+from fewbits.quantization.profile import Profile
+from fewbits.quantization.resolve import resolve
+from fewbits.spec.encodings import Encoding
+from fewbits.spec.plan import Plan
+from fewbits.workflow.calibrate import Calibration
+from fewbits.workflow.ranges import resolve_ranges
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quantized:
+    """A quantized model and how it was decided.
+
+    Attributes:
+        model: the QDQ graph.
+        profile: what was asked for.
+        plan: the grids and the reasons.
+        encoded: the encodings, and what had to give way.
+        notes: sentences for the user.
+        pinned: tensor -> encoding that was given and not derived.
+    """
+
+    model: ir.Model
+    profile: Profile
+    plan: Plan
+    encoded: Encoded
+    notes: tuple[str, ...]
+    pinned: Mapping[str, Encoding]
+
+    @property
+    def encodings(self) -> Mapping[str, Encoding]:
+        """Grid key -> encoding."""
+        return self.encoded.encodings
+
+    def to_bytes(self) -> bytes:
+        """Return the model as one ONNX message.
+
+        Raises:
+            ModelError: it is larger than protobuf's 2 GB.
+        """
+        return to_bytes(self.model)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Nodes by precision, the most frequent first."""
+        return dict(Counter(str(node.precision) for node in self.plan.nodes.values()).most_common())
+
+    @property
+    def declined(self) -> dict[str, list[str]]:
+        """Reason -> names of the nodes that stay in float32 for it."""
+        reasons: dict[str, list[str]] = {}
+        for name, node in self.plan.nodes.items():
+            if node.reason:
+                reasons.setdefault(node.reason, []).append(name)
+        return reasons
+
+
+def quantize_calibrated(
+    calibration: Calibration,
+    profile: Profile | str,
+    *,
+    ranges: str = "auto",
+    weight_ranges: str = "auto",
+    pinned: Mapping[str, Encoding] | None = None,
+) -> Quantized:
+    """Return the model in the precision that `profile` asks for.
+
+    Args:
+        calibration: from `calibrate`; serves any number of calls.
+        profile: a precision such as "w8a8", or a mixed-precision profile.
+        ranges: auto, minmax, mse, entropy or percentile:99.99.
+        weight_ranges: auto, absmax or mse.
+        pinned: tensor -> encoding to be used as it is; by default those of the model's earlier run.
+
+    Raises:
+        SpecError: the profile or a range name cannot be used on this model and target.
+    """
+    wanted = Profile.parse(profile) if isinstance(profile, str) else profile
+    fixed = calibration.source.pinned if pinned is None else pinned
+    plan = resolve(calibration.model, wanted, calibration.target)
+    chosen = resolve_ranges(ranges, weight_ranges, calibration=calibration, profile=wanted)
+    encoded = encode(calibration.model.graph, plan, calibration.statistics, chosen, pinned=fixed)
+    model = insert_qdq(calibration.model, plan, encoded)
+    kept, note = _kept(plan, fixed)
+    notes = (*encoded.notes, *note)
+    return Quantized(model, wanted, plan, encoded, notes, kept)
+
+
+def _kept(plan: Plan, pinned: Mapping[str, Encoding]) -> tuple[dict[str, Encoding], tuple[str, ...]]:
+    """Return the pins that the plan uses, and a sentence on those that it cannot."""
+    kept = {
+        name: encoding
+        for name, encoding in pinned.items()
+        if name in plan.grids and plan.grids[name].spec == encoding.spec
+    }
+    left = [name for name in pinned if name not in kept]
+    if not left:
+        return kept, ()
+    sentence = f"{len(left)} of {len(pinned)} given encodings fit no grid of this plan ({left[0]!r} is the first)."
+    return kept, (sentence,)

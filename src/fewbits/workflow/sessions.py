@@ -1,0 +1,49 @@
+"""Sessions of graphs in memory, whatever their size."""
+
+import tempfile
+from pathlib import Path
+
+import onnx_ir as ir
+
+from fewbits.errors import ModelError
+from fewbits.graph.save import EXTERNAL_BYTES, save_model, to_bytes, weights_bytes
+from fewbits.runtime.data.types import InputInfo
+from fewbits.runtime.session import Runner, RunOptions, open_session
+
+
+def open_graph(model: ir.Model, options: RunOptions) -> Runner:
+    """Load a graph into onnxruntime under the default policy; a large one passes through a file.
+
+    Raises:
+        ModelError: onnxruntime cannot load it.
+    """
+    if weights_bytes(model) <= EXTERNAL_BYTES:
+        return open_session(to_bytes(model), options=options)
+    with tempfile.TemporaryDirectory(prefix="fewbits.") as scratch:
+        path = Path(scratch) / "model.onnx"
+        save_model(model, path)
+        return open_session(path, options=options)
+
+
+def with_outputs(model: ir.Model, names: tuple[str, ...]) -> ir.Model:
+    """Return a copy of `model` that also hands out the named tensors."""
+    copy = model.clone()
+    present = {value.name for value in copy.graph.outputs}
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    copy.graph.outputs.extend(values[name] for name in names if name in values and name not in present)
+    return copy
+
+
+def output_infos(model: ir.Model) -> tuple[InputInfo, ...]:
+    """Return name, type and shape of the model's outputs, as data and metrics want them.
+
+    Raises:
+        ModelError: an output has no known type.
+    """
+    infos = []
+    for value in model.graph.outputs:
+        if value.dtype is None:
+            raise ModelError(f"The type of the model's output {value.name!r} is not known: export the model again.")
+        shape = tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape or ())
+        infos.append(InputInfo(str(value.name), value.dtype.numpy(), shape))
+    return tuple(infos)

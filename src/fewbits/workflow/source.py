@@ -1,0 +1,119 @@
+"""What the caller means by MODEL: a file, bytes, a model in memory, or the output folder of an earlier run."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from fewbits.artifact import names
+from fewbits.artifact.encodings_json import read_encodings
+from fewbits.artifact.folder import sha256
+from fewbits.errors import ModelError
+from fewbits.graph.load import load_model
+from fewbits.graph.prepare import PassReport
+from fewbits.graph.prepare import prepare as prepare_graph
+from fewbits.graph.shapes import fix_dims, infer_shapes
+from fewbits.report.record import read_record
+from fewbits.runtime.session import open_session
+from fewbits.spec.encodings import Encoding
+
+ModelLike = str | Path | bytes | onnx.ModelProto | ir.Model
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """A prepared float model and where it comes from.
+
+    Attributes:
+        model: the prepared graph.
+        name: what messages call it.
+        sha256: content hash of the file or bytes; None for a graph in memory.
+        changes: what preparing did and declined; empty where an earlier run had prepared it.
+        pinned: tensor -> encoding that an improver fixed in an earlier run.
+    """
+
+    model: ir.Model
+    name: str
+    sha256: str | None
+    changes: tuple[PassReport, ...]
+    pinned: Mapping[str, Encoding]
+
+
+def open_source(model: ModelLike, *, dims: Mapping[str, int] | None = None, simplify: bool = True) -> Source:
+    """Return the prepared float graph of `model`.
+
+    An output folder gives its float companion, which is not prepared again, and its pinned encodings.
+
+    Args:
+        model: a path, bytes, a model in memory, or an output folder.
+        dims: open dimension -> size.
+        simplify: let onnxslim rewrite the graph.
+
+    Raises:
+        ModelError: it cannot be read, or is refused by the preparation.
+        SpecError: `dims` names a dimension that the model does not have.
+    """
+    folder = output_folder(model)
+    graph = load_model(model if folder is None else folder / names.FLOAT)
+    if dims:
+        fix_dims(graph, dims)
+    if folder is not None and (folder / names.RECORD).is_file():
+        record = read_record(folder / names.RECORD)
+        if record.model.get("prepared"):
+            infer_shapes(graph)
+            pinned = _pinned(folder, record.pinned, graph)
+            return Source(graph, str(folder), model_hash(folder / names.FLOAT), (), pinned)
+    prepared = prepare_graph(graph, simplify=simplify, check=check_loads)
+    return Source(prepared.model, model_name(model), model_hash(model), prepared.changes, {})
+
+
+def output_folder(model: ModelLike) -> Path | None:
+    """Return the folder where `model` is the output folder of an earlier run, None where it is no folder.
+
+    Raises:
+        ModelError: it is a folder without a float companion.
+    """
+    if not isinstance(model, str | Path) or not Path(model).is_dir():
+        return None
+    folder = Path(model)
+    if not (folder / names.FLOAT).is_file():
+        raise ModelError(
+            f"The folder {str(folder)!r} holds no {names.FLOAT}: name an .onnx file, or the output folder of an "
+            f"earlier run."
+        )
+    return folder
+
+
+def check_loads(data: bytes) -> None:
+    """Raise where onnxruntime cannot load a model."""
+    open_session(data)
+
+
+def model_name(model: ModelLike) -> str:
+    """Return what messages call the model."""
+    return str(model) if isinstance(model, str | Path) else "the given model"
+
+
+def model_hash(model: ModelLike) -> str | None:
+    """Return the sha256 of a file or of bytes; None for a graph in memory, which has no bytes yet."""
+    if isinstance(model, str | Path):
+        return sha256(Path(model))
+    if isinstance(model, onnx.ModelProto):
+        model = model.SerializeToString()
+    return hashlib.sha256(model).hexdigest() if isinstance(model, bytes) else None
+
+
+def _pinned(folder: Path, wanted: tuple[str, ...], graph: ir.Graph | ir.Model) -> dict[str, Encoding]:
+    if not wanted:
+        return {}
+    stored = read_encodings(folder / names.ENCODINGS, graph.graph if isinstance(graph, ir.Model) else graph)
+    missing = sorted(set(wanted) - set(stored))
+    if missing:
+        raise ModelError(
+            f"The record of {str(folder)!r} pins {missing[0]!r}, which {names.ENCODINGS} does not hold: the files do "
+            f"not belong together."
+        )
+    return {name: stored[name] for name in wanted}

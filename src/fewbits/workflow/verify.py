@@ -1,0 +1,158 @@
+"""Verb verify: reload the artifact in a fresh process and compare it, bit for bit, with what was scored."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fewbits.artifact import names
+from fewbits.artifact.folder import sha256, write_file
+from fewbits.artifact.samples import Arrays, Samples, collect_samples, read_samples
+from fewbits.deployment.certificate import Certificate, certify
+from fewbits.deployment.fresh import Job, run_fresh
+from fewbits.errors import ModelError, SpecError
+from fewbits.report.record import RunRecord, machine, plain, read_record, versions
+from fewbits.runtime.data import Dataset, Preprocess, open_data
+from fewbits.runtime.data.open import DataLike
+from fewbits.runtime.session import RunOptions, SessionPolicy, open_session
+from fewbits.workflow.stages import Stages, Watcher
+
+PLACES = ("ort-cpu",)
+SAMPLES = 16
+_MOST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyResult:
+    """What `verify` found.
+
+    Attributes:
+        certificate: the comparison; `certificate.passed` is the verdict.
+        damaged: files that are missing, or are not what the run recorded.
+        path: where the certificate was written.
+        seconds: stage -> wall time.
+    """
+
+    certificate: Certificate
+    damaged: tuple[str, ...]
+    path: Path
+    seconds: Mapping[str, float]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every file is the recorded one and no byte of the outputs differs."""
+        return self.certificate.passed
+
+
+def verify(
+    output: str | Path,
+    *,
+    on: str = "ort-cpu",
+    data: DataLike | None = None,
+    samples: int = SAMPLES,
+    preprocess: Preprocess | None = None,
+    progress: Watcher | None = None,
+) -> VerifyResult:
+    """Reload an artifact in a fresh process, compare, and write certificate.json beside it.
+
+    Without `data` the stored samples are run, and compared with what the scored sim answered when it was scored. With
+    `data`, the sim is opened again in this process and compared with the fresh one on those samples as well.
+
+    Args:
+        output: folder that `quantize` (or a later verb) wrote.
+        on: where to run: ort-cpu.
+        data: further samples.
+        samples: of `data` at most.
+        preprocess: how images become inputs.
+        progress: told of each stage.
+
+    Raises:
+        SpecError: no such place, or the folder holds no record.
+        ModelError: the model cannot be run.
+    """
+    if on not in PLACES:
+        raise SpecError(f"Cannot verify on {on!r}: choose one of {', '.join(PLACES)}.")
+    folder, stages = Path(output), Stages(progress)
+    record = read_record(folder / names.RECORD)
+    options = _options(record, on)
+    with stages.stage("check files"):
+        damaged = _damaged(folder, record)
+        _require(folder, names.ARTIFACT, names.FLOAT, names.SAMPLES)
+        stored = read_samples(folder / names.SAMPLES)
+    if data is not None:
+        with stages.stage("run sim", samples):
+            stored = _more(folder, stored, data, samples=samples, preprocess=preprocess, options=options)
+    with stages.stage("run in a fresh process"):
+        certificate = _compare(folder, stored, options, _conditions(record, on, damaged), is_whole=not damaged)
+    path = folder / names.CERTIFICATE
+    write_file(path, (json.dumps(plain(asdict(certificate)), indent=1) + "\n").encode())
+    return VerifyResult(certificate, damaged, path, stages.seconds)
+
+
+def _options(record: RunRecord, on: str) -> RunOptions:
+    used = record.options.get("run_options") or {}
+    options = RunOptions(**used) if isinstance(used, Mapping) else RunOptions()
+    if options.provider.lower() not in ("cpu", "cpuexecutionprovider"):
+        raise SpecError(
+            f"This artifact was scored on {options.provider!r}, so its stored outputs cannot be expected from {on}: "
+            f"quantize again with --provider cpu."
+        )
+    return options
+
+
+def _damaged(folder: Path, record: RunRecord) -> tuple[str, ...]:
+    return tuple(
+        name
+        for name, facts in record.files.items()
+        if not (folder / name).is_file() or sha256(folder / name) != facts["sha256"]
+    )
+
+
+def _require(folder: Path, *wanted: str) -> None:
+    for name in wanted:
+        if not (folder / name).is_file():
+            raise ModelError(f"The folder {str(folder)!r} lacks {name}: write it again with `fewbits quantize`.")
+
+
+def _more(
+    folder: Path, stored: Samples, data: DataLike, *, samples: int, preprocess: Preprocess | None, options: RunOptions
+) -> Samples:
+    runner = open_session(folder / names.ARTIFACT, options=options)
+    dataset = open_data(data, inputs=runner.inputs, preprocess=preprocess)
+    extra = collect_samples(runner, _feeds(dataset, samples), most=samples, most_bytes=_MOST_BYTES)
+    return Samples((*stored.feeds, *extra.feeds), (*stored.outputs, *extra.outputs))
+
+
+def _feeds(data: Dataset, samples: int) -> Iterator[Arrays]:
+    for batch in data.batches(1, samples):
+        yield batch.feeds
+
+
+def _compare(
+    folder: Path, stored: Samples, options: RunOptions, conditions: Mapping[str, Any], *, is_whole: bool
+) -> Certificate:
+    jobs = [Job(folder / names.ARTIFACT, policy) for policy in SessionPolicy]
+    jobs.append(Job(folder / names.FLOAT, SessionPolicy.DEFAULT))
+    results = run_fresh(jobs, stored.feeds, options=options)
+    by_policy = dict(zip(SessionPolicy, results, strict=False))
+    return certify(
+        stored.outputs,
+        by_policy[SessionPolicy.DEFAULT],
+        exact=by_policy[SessionPolicy.EXACT],
+        plain=by_policy[SessionPolicy.PLAIN],
+        floats=results[-1],
+        conditions=conditions,
+        is_whole=is_whole,
+    )
+
+
+def _conditions(record: RunRecord, on: str, damaged: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "on": on,
+        "versions": versions(),
+        "machine": machine(),
+        "scored_with": {"versions": record.versions, "machine": record.machine, "created": record.created},
+        "files": record.files,
+        "damaged": damaged,
+    }

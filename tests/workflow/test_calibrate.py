@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+from fewbits.errors import DataError, SpecError
+from fewbits.runtime.session import Runner, RunOptions
+from fewbits.workflow.calibrate import calibrate
+from fewbits.workflow.quantized import quantize_calibrated
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Samples that any session ran, by call."""
+    counted = []
+    run = Runner.run
+
+    def counting(self, names, feeds):
+        counted.append(len(next(iter(feeds.values()))))
+        return run(self, names, feeds)
+
+    monkeypatch.setattr(Runner, "run", counting)
+    return counted
+
+
+def test_five_precisions_need_one_float_pass_per_sample(tiny, passes):
+    calibration = calibrate(tiny.model, data=tiny.calib)
+    for precision in ("w8a8", "w8a16", "w16a16", "w4a8", "fp16"):
+        made = quantize_calibrated(calibration, precision, ranges="mse")
+        assert made.counts[precision] >= 7
+    assert sum(passes) == calibration.statistics.samples == 24
+
+
+def test_calibrate_reads_no_more_than_it_is_told(tiny, passes):
+    assert calibrate(tiny.model, data=tiny.calib, samples=10).statistics.samples == 10
+    assert sum(passes) == 10
+
+
+def test_calibrate_keeps_a_batch_below_64_mb(tiny, tmp_path):
+    calibration = calibrate(tiny.model, data=tiny.calib)
+    assert calibration.batch_size == 32
+    large = {"image": np.zeros((1, 3, 8, 8), np.float32)}
+    assert calibrate(tiny.model, data=large, batch_size=5).batch_size == 5
+
+
+def test_batch_size_is_one_where_shapes_are_open():
+    import onnx.parser
+
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[N, T] x) => (float[N, T] y) { y = Relu(x) }'
+    )
+    assert calibrate(model, data={"x": np.ones((3, 5), np.float32)}).batch_size == 1
+
+
+def test_large_tensors_get_small_batches():
+    import onnx.parser
+
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[N, 1000000] x) => (float[N, 1000000] y) { y = Relu(x) }'
+    )
+    size = calibrate(model, data={"x": np.ones((2, 1000000), np.float32)}).batch_size
+    assert size == (64 << 20) // 8_000_000
+
+
+def test_calibrate_refuses_what_cannot_be(tiny):
+    with pytest.raises(SpecError, match="Unknown target 'qnn'"):
+        calibrate(tiny.model, data=tiny.calib, target="qnn")
+    with pytest.raises(SpecError, match="no provider 'tpu'"):
+        calibrate(tiny.model, data=tiny.calib, run_options=RunOptions("tpu"))
+    with pytest.raises(DataError, match="does not exist"):
+        calibrate(tiny.model, data="nowhere.npz")
+
+
+def test_quantize_calibrated_notes_encodings_that_do_not_fit(tiny):
+    calibration = calibrate(tiny.model, data=tiny.calib)
+    pins = quantize_calibrated(calibration, "w4a8").encodings
+    made = quantize_calibrated(calibration, "w8a8", pinned=dict(pins))
+    assert "w1" not in made.pinned
+    assert "r" in made.pinned
+    assert any("given encodings fit no grid" in note for note in made.notes)
