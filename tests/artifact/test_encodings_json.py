@@ -104,5 +104,3 @@ def test_read_encodings_refuses_what_is_no_encodings_file(calibration, tmp_path,
 def test_read_encodings_names_a_missing_file(calibration, tmp_path):
     with pytest.raises(SpecError, match="does not exist"):
         read_encodings(tmp_path / "none.json", calibration.model.graph)
-
-

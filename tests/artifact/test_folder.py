@@ -12,6 +12,12 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+def write_half(output: Path, error: type[BaseException]) -> None:
+    with staged(output) as scratch:
+        (scratch / "model.qdq.onnx").write_text("half")
+        raise error
+
+
 def test_staged_moves_files_out_at_the_end(tmp_path):
     out = tmp_path / "deep" / "out"
     with staged(out) as scratch:
@@ -32,17 +38,15 @@ def test_staged_removes_what_an_earlier_run_left(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_staged_leaves_nothing_when_the_block_fails(tmp_path, error):
-    with pytest.raises(error), staged(tmp_path / "a" / "b") as scratch:
-        (scratch / "model.qdq.onnx").write_text("half")
-        raise error
+    with pytest.raises(error):
+        write_half(tmp_path / "a" / "b", error)
     assert names(tmp_path) == set()
 
 
 def test_staged_keeps_an_earlier_run_when_the_block_fails(tmp_path):
     (tmp_path / "model.qdq.onnx").write_text("old")
-    with pytest.raises(KeyboardInterrupt), staged(tmp_path) as scratch:
-        (scratch / "model.qdq.onnx").write_text("half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_half(tmp_path, KeyboardInterrupt)
     assert (tmp_path / "model.qdq.onnx").read_text() == "old"
     assert names(tmp_path) == {"model.qdq.onnx"}
 

@@ -126,7 +126,9 @@ def test_image_options_make_a_preprocess():
     nothing = dict.fromkeys(("resize", "crop", "mean", "std", "scale", "channel_order", "layout"))
     assert parse_preprocess(None, **nothing) is None
     assert parse_preprocess("imagenet", **nothing) == PRESETS["imagenet"]
-    made = parse_preprocess("imagenet", **(nothing | {"resize": "64", "crop": "32,48", "mean": "0.5", "layout": "nhwc"}))
+    made = parse_preprocess(
+        "imagenet", **(nothing | {"resize": "64", "crop": "32,48", "mean": "0.5", "layout": "nhwc"})
+    )
     assert (made.resize, made.crop, made.mean, made.layout) == (64, (32, 48), (0.5,), "nhwc")
     assert made.std == PRESETS["imagenet"].std
 
@@ -135,7 +137,7 @@ def test_image_options_make_a_preprocess():
     ("options", "match"),
     [
         (["--precision", "w9a9"], "Unknown precision 'w9a9'"),
-        (["--target", "qnn-htp-v37"], "Did you mean 'qnn-htp-v73'?"),
+        (["--target", "qnn-htp-v7"], "Unknown target 'qnn-htp-v7'"),
         (["--ranges", "most"], "Unknown range estimator 'most'"),
         (["--metric", "top2"], "no metric 'top2'"),
         (["--metric", "top1"], "needs labels"),

@@ -26,7 +26,9 @@ def test_certify_passes_only_without_a_differing_byte():
     failed = certificate_of(left, right)
     assert not failed.passed
     assert failed.differing == 1
-    assert failed.outputs["y"].exact_db == pytest.approx(10 * np.log10(5 / 2.0**-44), abs=0.01)  # one LSB of float32 at 2
+    assert failed.outputs["y"].exact_db == pytest.approx(
+        10 * np.log10(5 / 2.0**-44), abs=0.01
+    )  # one LSB of float32 at 2
 
 
 def test_certify_does_not_pass_where_files_were_changed():

@@ -8,7 +8,6 @@ from graph_models import applied, bn_parameters, graph, normal, ops, reasons
 from fewbits.graph.passes import (
     fold_affine,
     fold_batchnorm,
-    fuse_matmul_add,
     lower_batchnorm,
     simplify,
 )
@@ -243,38 +242,3 @@ def test_fold_affine_ignores_a_constant_divided_by_the_result():
     model = graph(text, w=normal(4, 4, 3, 3), k=np.float32(3).reshape(()))
     _, result = applied(fold_affine.run, model, {"x": X})
     assert result == PassResult()
-
-
-# --- MatMul + Add
-
-
-@pytest.mark.parametrize(("shape", "order"), [((6,), "a, k"), ((6,), "k, a"), ((1, 6), "a, k")])
-def test_fuse_matmul_add(shape, order):
-    dims = ",".join(map(str, shape))
-    text = f"g (float[n,4] x, float[4,6] w, float[{dims}] k) => (float[n,6] y) {{ "
-    text += f"[mm] a = MatMul(x, w) y = Add({order}) }}"
-    after, result = applied(
-        fuse_matmul_add.run, graph(text, w=normal(4, 6), k=normal(*shape, seed=1)), {"x": normal(3, 4)}
-    )
-    assert ops(after) == ["Gemm"]
-    assert after.graph[0].name == "mm"
-    assert after.graph[0].inputs[2].const_value.numpy().shape == (6,)
-    assert len(result.changed) == 1
-
-
-@pytest.mark.parametrize(
-    ("dims", "bias", "reason"),
-    [
-        ("2,5,4", "6", "its input has rank 3, and Gemm takes rank 2 only"),
-        ("2,4", "2,6", r"the constant 'k' it adds has the shape [2, 6], not [6]"),
-    ],
-)
-def test_fuse_matmul_add_declines(dims, bias, reason):
-    out = ",".join([*dims.split(",")[:-1], "6"])
-    text = (
-        f"g (float[{dims}] x, float[4,6] w, float[{bias}] k) => (float[{out}] y) {{ a = MatMul(x, w) y = Add(a, k) }}"
-    )
-    shape = tuple(map(int, bias.split(",")))
-    model = graph(text, w=normal(4, 6), k=normal(*shape, seed=1))
-    _, result = applied(fuse_matmul_add.run, model, {"x": normal(*map(int, dims.split(",")))})
-    assert reason in reasons(result)

@@ -129,3 +129,22 @@ def test_prepare_real_networks(name):
     assert "BatchNormalization" not in ops(prepared.model)
     assert prepared.model.opset_imports[""] == 21
     assert not prepare(prepared.model).is_changed
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize("batch", [1, 3])
+def test_prepare_fuses_a_transformer(batch):
+    path = ASSETS / "models" / "kwt1_speechcommands.onnx"
+    if not path.exists():
+        pytest.skip(f"{path} is missing: set FEWBITS_ASSETS to the folder of development networks")
+    prepared = prepare(load_model(path), check=session)
+    assert {op: ops(prepared.model).count(op) for op in ("Gelu", "Tanh", "Gemm", "MatMul")} == {
+        "Gelu": 12,  # one in each block
+        "Tanh": 0,
+        "Gemm": 38,  # 3 in each block, the projection before them, the head behind them
+        "MatMul": 60,  # 5 in each block: q, k and v have no bias, two multiply activations
+    }
+    feeds = {"mfcc": np.random.default_rng(0).uniform(-1, 1, (batch, 98, 40)).astype(np.float32)}
+    expected, got = (run(data, feeds)["logits"].astype(np.float64) for data in (path.read_bytes(), prepared.model))
+    # sums in another order, and Tanh of another kernel: 24 bits, amplified by depth
+    assert np.square(expected - got).sum() <= np.square(expected).sum() * 10 ** (-90 / 10)

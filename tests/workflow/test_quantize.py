@@ -111,7 +111,7 @@ def test_folder_of_an_earlier_run_brings_its_model_and_pinned_encodings(quantize
 
 
 def test_quantize_refuses_before_it_runs(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "calibrate", None)
+    monkeypatch.setattr(module, "calibrate_subject", None)
     for bad, match in (
         ({"precision": "w9a9"}, "Unknown precision 'w9a9'"),
         ({"ranges": "best"}, "Unknown range estimator 'best'.* or auto"),
@@ -125,7 +125,8 @@ def test_quantize_refuses_before_it_runs(tiny, tmp_path, monkeypatch):
             quantize(tiny.model, data=tiny.calib, **bad)
 
 
-def test_quantize_names_what_is_wrong(tiny, tmp_path):
+def test_quantize_names_what_is_wrong_before_it_runs(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "calibrate_subject", None)
     with pytest.raises(MetricError, match=r"'top1' needs labels.*--eval-data"):
         quantize(tiny.model, data=tiny.calib, metric="top1")
     with pytest.raises(SpecError, match="names the node 'tail'"):

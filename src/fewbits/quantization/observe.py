@@ -4,8 +4,9 @@ The float model runs once over the samples with the tensors of interest as extra
 exact range, a histogram and, for layers with weights, second moments of their inputs, and then forgotten.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +37,13 @@ class Watchlist:
         tensors: names of the tensors whose range and histogram are needed.
         layers: the layers with constant weights, whose inputs are sampled.
         aliases: tensor that only passes values through -> the watched tensor it takes them from.
+        softmax_axes: tensor that only a Softmax reads -> the axis it normalizes.
     """
 
     tensors: tuple[str, ...]
     layers: tuple[Layer, ...]
     aliases: Mapping[str, str]
+    softmax_axes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
@@ -92,7 +95,15 @@ def watchlist(graph: ir.Graph, target: Target) -> Watchlist:
                 aliases[str(out.name)] = aliases.get(str(source.name), str(source.name))
             elif out in data:
                 tensors.setdefault(str(out.name))
-    return Watchlist(tuple(tensors), find_layers(graph), aliases)
+    axes = {name: axis for name, axis in _softmax_inputs(graph) if name in tensors}
+    return Watchlist(tuple(tensors), find_layers(graph), aliases, axes)
+
+
+def _softmax_inputs(graph: ir.Graph) -> Iterator[tuple[str, int]]:
+    for node in graph:
+        value = node.inputs[0] if node.op_type == "Softmax" and node.inputs else None
+        if value is not None and len(list(value.uses())) == 1 and not value.is_graph_output():
+            yield str(value.name), node.attributes.get_int("axis", -1)
 
 
 def observe(
@@ -117,7 +128,10 @@ def observe(
             computed = [n for n in names if n not in feeds]
             values = {**feeds, **run(computed, feeds)}
             for name, histogram in histograms.items():
-                _update(histogram, values[name], name, size, samples)
+                x = values[name]
+                if name in watch.softmax_axes:
+                    x = seen_by_softmax(x, watch.softmax_axes[name])
+                _update(histogram, x, name, size, samples)
             for layer in watch.layers:
                 rows = layer.sample_rows(values[layer.source], samples)
                 if rows is not None:
@@ -130,18 +144,51 @@ def observe(
     return Statistics(histograms, moments, watch.aliases, samples)
 
 
-def _update(histogram: Histogram, x: npt.NDArray[np.generic], name: str, size: int, seen: int) -> None:
+def seen_by_softmax(x: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
+    """Return `x` with everything that vanishes in a Softmax raised to where it vanishes: log(n) + 8 below its row's top.
+
+    A mask of -10000 or -inf would otherwise stretch the grid until all real scores share one step. Rows that are masked
+    as a whole say nothing and become zeros.
+
+    Args:
+        x: scores, any shape.
+        axis: the axis that Softmax normalizes; n is its length.
+    """
+    top = x.max(axis=axis, keepdims=True)
+    floor = top - (_VANISHED + np.log(max(x.shape[axis], 1)))
+    return np.where(top <= _MASKED, x.dtype.type(0), np.maximum(x, floor))
+
+
+_VANISHED = 8.0  # all that is raised adds up to less than exp(-8) = 0.03 % of the probability
+_MASKED = -5000.0
+
+
+def _update(histogram: Histogram, x: npt.NDArray[Any], name: str, size: int, seen: int) -> None:
     if x.size == 0:
         return
     low, high = float(x.min()), float(x.max())
-    try:
-        histogram.update_range(low, high)
-    except DataError as error:
-        raise DataError(
-            f"Tensor {name!r} of the float model becomes NaN or Inf within samples {seen} to {seen + size - 1} of the "
-            f"calibration data: check those samples, or the model."
-        ) from error
     rows = x.reshape(size, -1) if size and x.shape[:1] == (size,) else x.reshape(1, -1)
     stride = -(-rows.shape[1] // MOST_COUNTED)
     stride += 1 - stride % 2  # an even stride would see the same columns of every row
-    histogram.update_counts(rows[:, ::stride])
+    sample = rows[:, ::stride]
+    if not (np.isfinite(low) and np.isfinite(high)):
+        low, high, sample = _finite_part(x, sample, name, size, seen)
+        if low > high:
+            return
+    histogram.update_range(low, high)
+    histogram.update_counts(sample)
+
+
+def _finite_part(
+    x: npt.NDArray[Any], sample: npt.NDArray[Any], name: str, size: int, seen: int
+) -> tuple[float, float, npt.NDArray[Any]]:
+    """-Inf is a mask: it saturates on any grid and says nothing of its range. NaN and +Inf are errors."""
+    if np.isnan(x).any() or np.isposinf(x).any():
+        raise DataError(
+            f"Tensor {name!r} of the float model becomes NaN or Inf within samples {seen} to {seen + size - 1} of the "
+            f"calibration data: check those samples, or the model."
+        )
+    finite = x[np.isfinite(x)]
+    if not finite.size:
+        return 1.0, 0.0, finite
+    return float(finite.min()), float(finite.max()), sample[np.isfinite(sample)]

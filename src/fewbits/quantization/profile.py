@@ -9,7 +9,7 @@ from fewbits.errors import SpecError
 from fewbits.graph.optable import FLOAT_REASONS, Kind
 from fewbits.graph.topology import data_positions, data_values, fusions, is_float32, op_rule
 from fewbits.spec.plan import NodePlan
-from fewbits.spec.precision import FP32, Precision
+from fewbits.spec.precision import FP16, FP32, Precision
 from fewbits.spec.target import Target
 
 
@@ -34,7 +34,9 @@ class Profile:
         return str(self.default) + (f" + {len(self.nodes)} nodes" if self.nodes else "")
 
 
-def assign(graph: ir.Graph, profile: Profile, target: Target) -> tuple[dict[str, NodePlan], dict[ir.Node, ir.Node]]:
+def assign(
+    graph: ir.Graph, profile: Profile, target: Target, half_refused: Mapping[str, str]
+) -> tuple[dict[str, NodePlan], dict[ir.Node, ir.Node]]:
     """Return the precision of every node (with a reason where it must stay float32) and the fusions (follower -> head).
 
     Fused operators follow their head; operators that pass values through follow their producer.
@@ -51,7 +53,9 @@ def assign(graph: ir.Graph, profile: Profile, target: Target) -> tuple[dict[str,
     data = data_values(graph)
     plans: dict[str, NodePlan] = {}
     for node in nodes:
-        plans[str(node.name)] = _plan_node(node, profile, target, data, fused, plans)
+        plan = _plan_node(node, profile, target, data, fused, plans)
+        refused = half_refused.get(str(node.name), "") if plan.precision == FP16 else ""
+        plans[str(node.name)] = NodePlan(node.op_type, FP32, refused) if refused else plan
     return plans, fused
 
 
@@ -67,7 +71,8 @@ def _plan_node(
     if reason:
         return NodePlan(node.op_type, FP32, reason)
     if node in fused:
-        return NodePlan(node.op_type, done[str(fused[node].name)].precision)
+        head = done[str(fused[node].name)]
+        return NodePlan(node.op_type, head.precision, head.reason)
     rule = op_rule(node)
     source = node.inputs[0] if node.inputs else None
     if rule is not None and rule.kind is Kind.PASS and source is not None and source.producer() is not None:

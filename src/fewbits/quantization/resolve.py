@@ -15,13 +15,21 @@ from fewbits.spec.precision import Precision
 from fewbits.spec.target import Target
 
 
-def resolve(model: ir.Model, profile: Profile, target: Target) -> Plan:
+def resolve(
+    model: ir.Model, profile: Profile, target: Target, *, half_refused: Mapping[str, str] | None = None
+) -> Plan:
     """Return the plan for a prepared model: a grid, or a reason, for every float tensor.
+
+    Args:
+        model: prepared.
+        profile: the precision wanted for each node.
+        target: the device's rules.
+        half_refused: node name -> reason why it may not run in fp16 (see overflow.half_overflows).
 
     Raises:
         SpecError: the profile names unknown nodes, or a precision that the target does not have.
     """
-    nodes, fused = assign(model.graph, profile, target)
+    nodes, fused = assign(model.graph, profile, target, half_refused or {})
     _check_widths(nodes, target)
     builder = _Builder(target, nodes, fused)
     for node in model.graph:

@@ -10,13 +10,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from fewbits.quantization.observe import Statistics, Watchlist, observe, watchlist
-from fewbits.runtime.data import Dataset, Preprocess, open_data
+from fewbits.runtime.data import Dataset, Preprocess
 from fewbits.runtime.data.open import DataLike
-from fewbits.runtime.session import Runner, RunOptions
-from fewbits.spec.target import DEFAULT_TARGET, Target, load_target
+from fewbits.runtime.session import RunOptions
+from fewbits.spec.target import DEFAULT_TARGET, Target
 from fewbits.workflow.sessions import open_graph, with_outputs
-from fewbits.workflow.source import ModelLike, Source, open_source
+from fewbits.workflow.source import ModelLike, Source
 from fewbits.workflow.stages import Stages, Watcher
+from fewbits.workflow.subject import Subject, open_subject
 
 SAMPLES = 400
 MOST_WATCHED_BYTES = 64 << 20
@@ -28,33 +29,35 @@ class Calibration:
     """A float model and what calibration saw of it; serves any number of precisions.
 
     Attributes:
-        source: the prepared model and where it comes from.
-        target: the device.
+        subject: the float model, its data and target.
         statistics: ranges, histograms and moments; `statistics.samples` float forward passes made them.
-        data: the calibration data.
-        runner: the float model.
-        options: how models run.
         batch_size: samples per call.
         seconds: stage -> wall time.
     """
 
-    source: Source
-    target: Target
+    subject: Subject
     statistics: Statistics
-    data: Dataset
-    runner: Runner
-    options: RunOptions
     batch_size: int
     seconds: Mapping[str, float]
 
     @property
+    def source(self) -> Source:
+        """Where the model comes from, and what an earlier run pinned."""
+        return self.subject.source
+
+    @property
     def model(self) -> ir.Model:
         """The prepared float graph."""
-        return self.source.model
+        return self.subject.source.model
+
+    @property
+    def target(self) -> Target:
+        """The device."""
+        return self.subject.target
 
 
 def calibrate(
-    model: ModelLike | Source,
+    model: ModelLike,
     *,
     data: DataLike,
     target: str | Path | Target = DEFAULT_TARGET,
@@ -69,8 +72,8 @@ def calibrate(
     """Prepare a model and run it once over the data.
 
     Args:
-        model: a path, bytes, a model in memory, an output folder, or an opened `Source`.
-        data: calibration data, see `open_data`.
+        model: a path, bytes, a model in memory, or the output folder of an earlier run.
+        data: calibration data: an image folder, .npz, .npy, a folder of them, an input list, file.py:function, arrays.
         target: device profile, its name or a TOML file.
         samples: calibration samples at most.
         dims: open dimension -> size.
@@ -83,20 +86,33 @@ def calibrate(
     Raises:
         FewbitsError: the model, the data or an option cannot be used.
     """
-    device = target if isinstance(target, Target) else load_target(target)
-    options, stages = run_options or RunOptions(), Stages(progress)
-    options.provider_name()
+    stages = Stages(progress)
     with stages.stage("prepare"):
-        source = model if isinstance(model, Source) else open_source(model, dims=dims, simplify=simplify)
-        runner = open_graph(source.model, options)
-        dataset = open_data(data, inputs=runner.inputs, preprocess=preprocess)
-        watch = watchlist(source.model.graph, device)
-    size = batch_size or choose_batch_size(source.model.graph, watch)
+        subject = open_subject(
+            model, data=data, target=target, dims=dims, simplify=simplify, preprocess=preprocess,
+            batch_size=batch_size, run_options=run_options,
+        )  # fmt: skip
+    return calibrate_subject(subject, samples=samples, stages=stages)
+
+
+def calibrate_subject(subject: Subject, *, samples: int, stages: Stages) -> Calibration:
+    """Run the float model once over at most `samples` of its data.
+
+    Raises:
+        DataError: the data cannot be used, or a tensor becomes NaN or Inf on them.
+    """
     with stages.stage("calibrate", samples) as told:
-        names = tuple(watch.names)
-        watched = open_graph(with_outputs(source.model, names), options)
-        statistics = observe(watched.run, watch, _batches(dataset, size, samples), progress=told)
-    return Calibration(source, device, statistics, dataset, runner, options, size, stages.seconds)
+        watch = watchlist(subject.model.graph, subject.target)
+        size = batch_size_for(subject)
+        watched = open_graph(with_outputs(subject.model, tuple(watch.names)), subject.options)
+        statistics = observe(watched.run, watch, _batches(subject.data, size, samples), progress=told)
+    return Calibration(subject, statistics, size, stages.seconds)
+
+
+def batch_size_for(subject: Subject) -> int:
+    """Return the caller's batch size, or the one that suits the model."""
+    graph = subject.model.graph
+    return subject.batch_size or choose_batch_size(graph, watchlist(graph, subject.target))
 
 
 def choose_batch_size(graph: ir.Graph, watch: Watchlist) -> int:

@@ -10,6 +10,7 @@ from fewbits.artifact.encodings_json import read_encodings
 from fewbits.artifact.folder import staged
 from fewbits.errors import SpecError
 from fewbits.quantization.profile import Profile
+from fewbits.quantization.resolve import resolve
 from fewbits.report.record import RunRecord
 from fewbits.runtime.data import Preprocess
 from fewbits.runtime.data.open import DataLike
@@ -17,13 +18,14 @@ from fewbits.runtime.session import RunOptions
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan
 from fewbits.spec.target import DEFAULT_TARGET, Target
-from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate
+from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate_subject
 from fewbits.workflow.profiles import open_profile
-from fewbits.workflow.quantized import Quantized, quantize_calibrated
+from fewbits.workflow.quantized import Quantized, kept_pins, quantize_calibrated
 from fewbits.workflow.ranges import check_ranges
 from fewbits.workflow.scoring import MetricLike, Scoring, check_metric, open_scoring
 from fewbits.workflow.source import ModelLike
 from fewbits.workflow.stages import Stages, Watcher
+from fewbits.workflow.subject import Subject, open_subject
 from fewbits.workflow.writing import Options, open_artifact, record_run, write_models, write_record, write_samples_of
 
 
@@ -118,33 +120,37 @@ def quantize(
     wanted = open_profile(precision, profile)
     check_ranges(ranges, weight_ranges)
     named = check_metric(metric, higher_is_better)
+    stages = Stages(progress)
     with staged(output) as folder:
-        calibration = calibrate(
-            model, data=data, target=target, samples=samples, dims=dims, simplify=simplify, preprocess=preprocess,
-            batch_size=batch_size, run_options=run_options, progress=progress,
-        )  # fmt: skip
-        scoring = open_scoring(
-            calibration, eval_data=eval_data, metric=named, eval_samples=eval_samples, preprocess=preprocess
-        )
-        stages = Stages(progress, dict(calibration.seconds))
+        with stages.stage("prepare"):
+            subject = open_subject(
+                model, data=data, target=target, dims=dims, simplify=simplify, preprocess=preprocess,
+                batch_size=batch_size, run_options=run_options,
+            )  # fmt: skip
+            scoring = open_scoring(
+                subject, samples=samples, eval_data=eval_data, metric=named, eval_samples=eval_samples,
+                preprocess=preprocess,
+            )  # fmt: skip
+            pinned = _pins(subject, wanted, encodings)
+        calibration = calibrate_subject(subject, samples=samples, stages=stages)
         with stages.stage("quantize"):
-            made = _derive(calibration, wanted, ranges, weight_ranges, encodings)
+            made = quantize_calibrated(calibration, wanted, ranges=ranges, weight_ranges=weight_ranges, pinned=pinned)
         return _finish(folder, calibration, scoring, made, stages=stages, options=options)
 
 
-def _derive(
-    calibration: Calibration, profile: Profile, ranges: str, weight_ranges: str, encodings: str | Path | None
-) -> Quantized:
-    pinned = dict(calibration.source.pinned)
-    if encodings is not None:
-        pinned |= read_encodings(encodings, calibration.model.graph)
-    made = quantize_calibrated(calibration, profile, ranges=ranges, weight_ranges=weight_ranges, pinned=pinned)
-    if encodings is not None and not made.pinned:
+def _pins(subject: Subject, profile: Profile, encodings: str | Path | None) -> dict[str, Encoding]:
+    """Return the encodings of earlier runs and of the caller's file; refuse what cannot be before anything runs."""
+    plan = resolve(subject.model, profile, subject.target)
+    pinned = dict(subject.source.pinned)
+    if encodings is None:
+        return pinned
+    given = read_encodings(encodings, subject.model.graph)
+    if not kept_pins(plan, given):
         raise SpecError(
             f"Nothing in the encodings file {str(encodings)!r} fits this model in {profile}: check that it was made "
             f"for the same prepared model and bit widths."
         )
-    return made
+    return pinned | given
 
 
 def _finish(
@@ -153,7 +159,7 @@ def _finish(
     """Write, score what was written, and record it."""
     with stages.stage("write"):
         write_models(folder, calibration, made)
-        runner = open_artifact(folder, calibration.options)
+        runner = open_artifact(folder, calibration.subject.options)
     with stages.stage("score float", scoring.limit) as told:
         before = scoring.score_float(told)
     with stages.stage("score quantized", before.samples) as told:

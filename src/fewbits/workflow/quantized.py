@@ -91,20 +91,22 @@ def quantize_calibrated(
     chosen = resolve_ranges(ranges, weight_ranges, calibration=calibration, profile=wanted)
     encoded = encode(calibration.model.graph, plan, calibration.statistics, chosen, pinned=fixed)
     model = insert_qdq(calibration.model, plan, encoded)
-    kept, note = _kept(plan, fixed)
-    notes = (*encoded.notes, *note)
+    kept = kept_pins(plan, fixed)
+    notes = (*encoded.notes, *_left_out(fixed, kept))
     return Quantized(model, wanted, plan, encoded, notes, kept)
 
 
-def _kept(plan: Plan, pinned: Mapping[str, Encoding]) -> tuple[dict[str, Encoding], tuple[str, ...]]:
-    """Return the pins that the plan uses, and a sentence on those that it cannot."""
-    kept = {
+def kept_pins(plan: Plan, pinned: Mapping[str, Encoding]) -> dict[str, Encoding]:
+    """Return the pinned encodings whose grids are the planned ones."""
+    return {
         name: encoding
         for name, encoding in pinned.items()
         if name in plan.grids and plan.grids[name].spec == encoding.spec
     }
+
+
+def _left_out(pinned: Mapping[str, Encoding], kept: Mapping[str, Encoding]) -> tuple[str, ...]:
     left = [name for name in pinned if name not in kept]
     if not left:
-        return kept, ()
-    sentence = f"{len(left)} of {len(pinned)} given encodings fit no grid of this plan ({left[0]!r} is the first)."
-    return kept, (sentence,)
+        return ()
+    return (f"{len(left)} of {len(pinned)} given encodings fit no grid of this plan ({left[0]!r} is the first).",)

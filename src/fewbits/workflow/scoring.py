@@ -9,8 +9,9 @@ from fewbits.analysis.scores import CachedPredict, Metric, Predict, default_metr
 from fewbits.runtime.data import Dataset, Preprocess, open_data
 from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.progress import Progress
-from fewbits.workflow.calibrate import Calibration
+from fewbits.workflow.calibrate import batch_size_for
 from fewbits.workflow.sessions import output_infos
+from fewbits.workflow.subject import Subject
 
 MetricLike = str | Callable[[Predict], Any]
 
@@ -63,33 +64,35 @@ def check_metric(metric: MetricLike | None, higher_is_better: bool | None) -> Me
 
 
 def open_scoring(
-    calibration: Calibration,
+    subject: Subject,
     *,
+    samples: int,
     eval_data: DataLike | None = None,
     metric: Metric | None = None,
     eval_samples: int | None = None,
     preprocess: Preprocess | None = None,
 ) -> Scoring:
-    """Return how the models of a calibration are scored.
+    """Return how the float model and everything derived from it are scored; nothing runs yet.
 
     Args:
-        calibration: gives the float model, and the data where no others are given.
+        subject: gives the float model, and the data where no others are given.
+        samples: how many of those, then, at most.
         eval_data: evaluation data; None scores on the calibration data.
         metric: None chooses one by labels and outputs.
-        eval_samples: samples at most.
+        eval_samples: evaluation samples at most.
         preprocess: how images become inputs.
 
     Raises:
         MetricError: the metric needs labels that the data do not have.
         DataError: the data cannot be used.
     """
-    data = calibration.data
+    data = subject.data
     if eval_data is not None:
-        data = open_data(eval_data, inputs=calibration.runner.inputs, preprocess=preprocess)
-    chosen = metric or default_metric(data, output_infos(calibration.model))
+        data = open_data(eval_data, inputs=subject.runner.inputs, preprocess=preprocess)
+    chosen = metric or default_metric(data, output_infos(subject.model))
     require_labels(chosen, data)
     limit = eval_samples
     if eval_data is None and limit is None:
-        limit = calibration.statistics.samples
-    reference = CachedPredict(calibration.runner)
-    return Scoring(chosen, data, limit, calibration.batch_size, reference, eval_data is None)
+        limit = samples
+    reference = CachedPredict(subject.runner)
+    return Scoring(chosen, data, limit, batch_size_for(subject), reference, eval_data is None)

@@ -51,7 +51,7 @@ def write_samples_of(folder: Path, runner: Runner, calibration: Calibration) -> 
     Raises:
         OutputError: they cannot be written.
     """
-    write_samples(folder / names.SAMPLES, collect_samples(runner, _feeds(calibration.data)))
+    write_samples(folder / names.SAMPLES, collect_samples(runner, _feeds(calibration.subject.data)))
 
 
 def _feeds(data: Dataset) -> Iterator[Arrays]:
@@ -130,7 +130,7 @@ def _data_facts(calibration: Calibration, scoring: Scoring, options: Options) ->
         still = isinstance(given, str | Path | Mapping | np.ndarray)
         return {"name": data.name, "fingerprint": data.fingerprint if still else None, "samples": samples}
 
-    calibrated = facts(calibration.data, options["data"], calibration.statistics.samples)
+    calibrated = facts(calibration.subject.data, options["data"], calibration.statistics.samples)
     if scoring.is_on_calibration_data:
         return {"calibration": calibrated}
     return {"calibration": calibrated, "evaluation": facts(scoring.data, options["eval_data"], scoring.limit)}

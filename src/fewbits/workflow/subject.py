@@ -1,0 +1,75 @@
+"""A float model ready to run, with its data and its target: what every verb that scores or calibrates begins with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from fewbits.runtime.data import Dataset, Preprocess, open_data
+from fewbits.runtime.data.open import DataLike
+from fewbits.runtime.session import Runner, RunOptions
+from fewbits.spec.target import DEFAULT_TARGET, Target, load_target
+from fewbits.workflow.sessions import open_graph
+from fewbits.workflow.source import ModelLike, Source, open_source
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """A float model ready to run.
+
+    Attributes:
+        source: the prepared model and where it comes from.
+        target: the device.
+        data: calibration data.
+        runner: the float model.
+        options: how models run.
+        batch_size: samples per call; None where the caller leaves it to fewbits.
+    """
+
+    source: Source
+    target: Target
+    data: Dataset
+    runner: Runner
+    options: RunOptions
+    batch_size: int | None = None
+
+    @property
+    def model(self) -> ir.Model:
+        """The prepared float graph."""
+        return self.source.model
+
+
+def open_subject(
+    model: ModelLike,
+    *,
+    data: DataLike,
+    target: str | Path | Target = DEFAULT_TARGET,
+    dims: Mapping[str, int] | None = None,
+    simplify: bool = True,
+    preprocess: Preprocess | None = None,
+    batch_size: int | None = None,
+    run_options: RunOptions | None = None,
+) -> Subject:
+    """Prepare a model, load it, and open its calibration data; nothing runs yet.
+
+    Args:
+        model: a path, bytes, a model in memory, or an output folder.
+        data: calibration data.
+        target: device profile, its name or a TOML file.
+        dims: open dimension -> size.
+        simplify: let onnxslim rewrite the graph.
+        preprocess: how images become inputs.
+        batch_size: samples per call.
+        run_options: provider and threads.
+
+    Raises:
+        FewbitsError: the model, the data or an option cannot be used.
+    """
+    device = target if isinstance(target, Target) else load_target(target)
+    options = run_options or RunOptions()
+    options.provider_name()
+    source = open_source(model, dims=dims, simplify=simplify)
+    runner = open_graph(source.model, options)
+    dataset = open_data(data, inputs=runner.inputs, preprocess=preprocess)
+    return Subject(source, device, dataset, runner, options, batch_size)
