@@ -85,6 +85,19 @@ def test_staged_refuses_a_file(tmp_path):
             pass
 
 
+def test_staged_speaks_of_the_folder_that_the_caller_named(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def run():
+        with staged(tmp_path / "out") as scratch:
+            write_file(scratch / "x.json", b"{}")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"out/x\.json': the disk is full"):
+        run()
+
+
 def test_write_file_says_that_the_disk_is_full_and_leaves_nothing(tmp_path, monkeypatch):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -141,6 +141,14 @@ def test_fuse_gelu_leaves_constants_that_raise_the_rank():
     assert result == PassResult()
 
 
+def test_fuse_gelu_leaves_one_that_ends_in_a_branch():
+    body = """a = Div(x, sqrt2) t = Erf(a) p = Add(t, one) c = IsInf(sqrt2)
+        y = If (c) <then_branch = b () => (float[n,3,4] u) { u = Abs(x) },
+                    else_branch = e () => (float[n,3,4] v) { m = Mul(x, p) v = Mul(m, half) }>"""
+    _, result = applied(fuse_gelu.run, model(body), {"x0": normal(2, 3, 4)})
+    assert result == PassResult()
+
+
 DECLINED = {
     "second_reader": (
         ERF["div"] + " z = Abs(p)",

@@ -3,12 +3,14 @@ import shutil
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 from fewbits.artifact import names
 from fewbits.artifact.folder import sha256
 from fewbits.artifact.samples import Samples, read_samples, write_samples
 from fewbits.errors import ModelError, SpecError
+from fewbits.workflow.quantize import quantize
 from fewbits.workflow.verify import verify
 
 
@@ -88,3 +90,20 @@ def test_verify_refuses_an_artifact_scored_elsewhere(folder):
     (folder / names.RECORD).write_text(json.dumps(record))
     with pytest.raises(SpecError, match="scored on 'cuda'"):
         verify(folder)
+
+
+def test_verify_tells_what_a_session_with_default_options_makes_of_it(tmp_path):
+    """onnxruntime runs int8 MatMul under 16-bit activations with 8-bit activations unless it is told not to."""
+    rng = np.random.default_rng(3)
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[N, 8, 64] x) => (float[N, 8, 32] y) { y = MatMul(x, w) }'
+    )
+    weight = rng.standard_normal((64, 32)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    feeds = {"x": rng.standard_normal((8, 8, 64)).astype(np.float32)}
+    quantize(model, data=feeds, precision="w8a16", output=tmp_path / "out")
+    parity = verify(tmp_path / "out").certificate.outputs["y"]
+    assert parity.differing == 0
+    assert parity.plain_db is not None
+    assert parity.plain_db < 60
+    assert parity.exact_db is None or parity.exact_db > 90

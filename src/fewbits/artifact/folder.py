@@ -42,6 +42,9 @@ def staged(output: str | Path | None) -> Iterator[Path]:
         with _said(folder):
             _publish(stage, folder)
         made = []
+    except OutputError as error:
+        # the scratch folder is nothing that the caller named
+        raise OutputError(str(error).replace(str(stage), str(folder))) from error
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)

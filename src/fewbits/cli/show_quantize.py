@@ -50,9 +50,11 @@ def _scores(out: Console, result: QuantizeResult) -> None:
     scores, unit = result.record.scores, result.score.unit
     where = ", scored on the calibration data" if scores["is_on_calibration_data"] else ""
     out.print(f"{result.calibration.source.name} for {result.record.target}")
+    # the SQNR of the float model against itself is a ceiling, no score
+    is_ceiling = str(scores["metric"]).startswith("sqnr")
     rows = [
-        ("float", show.figure(scores["float"], unit), ""),
-        (str(result.quantized.profile), show.figure(scores["quantized"], unit), _drop(result)),
+        ("float", "reference" if is_ceiling else show.figure(scores["float"], unit), ""),
+        (str(result.quantized.profile), show.figure(scores["quantized"], unit), "" if is_ceiling else _drop(result)),
     ]
     title = f"{scores['metric']} on {scores['samples']} samples{where}"
     show.print_table(out, title, ("model", "score", "drop"), rows, right=(1,))

@@ -1,4 +1,4 @@
-"""Facts about a prepared graph that planning needs: which tensors carry data, which operators fuse, op rules per node."""
+"""Facts about a prepared graph that planning needs: which tensors carry data, which operators fuse, rules per node."""
 
 from collections.abc import Mapping
 
@@ -119,7 +119,7 @@ def _bounds_constant(node: ir.Node) -> bool:
 def channel_axis(node: ir.Node, weight_rank: int) -> int:
     """Return the axis of output channels in the weight of a LINEAR node.
 
-    Conv [O, I, ...] -> 0; ConvTranspose [I, O / group, ...] -> 1; Gemm [K, N] -> 1 or 0 when transposed; MatMul -> last.
+    Conv [O, I, ...] -> 0; ConvTranspose [I, O / group, ...] -> 1; Gemm [K, N] -> 1, transposed 0; MatMul -> last.
     """
     if node.op_type == "ConvTranspose":
         return 1

@@ -12,7 +12,7 @@ from fewbits.errors import SpecError
 from fewbits.graph.topology import constant
 from fewbits.numerics.affine import bias_encoding, encoding_from_range, fake_quantize
 from fewbits.numerics.histogram import Histogram
-from fewbits.numerics.ranges import Estimator, MinMax
+from fewbits.numerics.ranges import Estimator, MinMax, Mse
 from fewbits.numerics.weight_search import search_weight_scales
 from fewbits.numerics.weights import weight_encoding
 from fewbits.quantization.layers import Layer, find_layers
@@ -23,6 +23,7 @@ from fewbits.spec.plan import Grid, Plan, Role
 
 F32 = npt.NDArray[np.float32]
 _INT32_MAX = 2**31 - 1
+_CLIPPED_BITS = 8  # steps of a wider grid are finer than the histogram that Mse weighs clipping by
 _BIAS_MARGIN = 1.001  # float32 rounding of the product of scales must not tip a code over
 
 
@@ -132,6 +133,8 @@ class _Encoder:
             self.notes.append(f"{grid.tensor!r} was empty in every sample; it gets the range [0, 1].")
             return 0.0, 1.0
         estimator = self.ranges.by_tensor.get(grid.tensor, self.ranges.activations)
+        if grid.spec.bits > _CLIPPED_BITS and isinstance(estimator, Mse):
+            estimator = MinMax()
         return estimator(histogram, grid.spec)
 
     def _histogram(self, grid: Grid) -> Histogram:

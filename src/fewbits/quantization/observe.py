@@ -166,8 +166,9 @@ _MASKED = -5000.0
 def _update(histogram: Histogram, x: npt.NDArray[Any], name: str, size: int, seen: int) -> None:
     if x.size == 0:
         return
-    low, high = float(x.min()), float(x.max())
     rows = x.reshape(size, -1) if size and x.shape[:1] == (size,) else x.reshape(1, -1)
+    lows, highs = rows.min(axis=1), rows.max(axis=1)
+    low, high = float(lows.min()), float(highs.max())
     stride = -(-rows.shape[1] // MOST_COUNTED)
     stride += 1 - stride % 2  # an even stride would see the same columns of every row
     sample = rows[:, ::stride]
@@ -175,6 +176,9 @@ def _update(histogram: Histogram, x: npt.NDArray[Any], name: str, size: int, see
         low, high, sample = _finite_part(x, sample, name, size, seen)
         if low > high:
             return
+    elif stride > 1:
+        # the stride steps over most outliers: count each sample's extremes, so that clipping them has a price
+        sample = np.concatenate([sample.ravel(), lows, highs])
     histogram.update_range(low, high)
     histogram.update_counts(sample)
 

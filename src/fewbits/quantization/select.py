@@ -5,7 +5,7 @@ are tried first, then one run of tensors after the other (in topological order) 
 kept there when the output error falls. Every trial is one pass of the quantized model over the same few samples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from fewbits.numerics.ranges import Estimator, MinMax, Mse, Percentile
@@ -16,6 +16,10 @@ CANDIDATES: tuple[Estimator, ...] = (Mse(), MinMax(), Percentile(99.99))
 """Settings tried on the whole network; the first is the one kept unless another is clearly better."""
 
 _BLOCKS = 6
+MOST_TRIALS = len(CANDIDATES) + _BLOCKS
+"""Passes over the few samples that a choice may take."""
+TRIAL_SAMPLES = 32
+"""Samples that every trial runs on, at most."""
 _GAIN = 0.01  # relative fall of the output error that counts as better
 
 
@@ -32,15 +36,19 @@ class Selection:
     trials: tuple[tuple[str, float], ...]
 
 
-def choose_ranges(plan: Plan, base: Ranges, measure: Callable[[Ranges], float]) -> Selection:
+def choose_ranges(
+    plan: Plan, base: Ranges, measure: Callable[[Ranges], float], *, outputs: Collection[str] = ()
+) -> Selection:
     """Return ranges with a small output error.
 
     Args:
         plan: the plan to encode; only activations of 8 bits or fewer leave something to choose.
         base: settings that are not up for choice (weights, biases).
-        measure: relative output error of the quantized model under given ranges; called at most 3 + 2 * 6 times.
+        measure: relative output error of the quantized model under given ranges; called at most MOST_TRIALS times.
+        outputs: tensors that the graph hands out: they keep the first candidate, since clipping the output itself can
+            lower its mean squared error and still bend its largest values, which are what a classifier is read by.
     """
-    tensors = narrow_tensors(plan)
+    tensors = [t for t in narrow_tensors(plan) if t not in outputs]
     if not tensors:
         return Selection(replace(base, activations=CANDIDATES[0]), ())
     trials: list[tuple[str, float]] = []
@@ -50,17 +58,16 @@ def choose_ranges(plan: Plan, base: Ranges, measure: Callable[[Ranges], float]) 
         trials.append((name, error))
         return error
 
-    whole = [replace(base, activations=c) for c in CANDIDATES]
+    kept = dict.fromkeys(outputs, CANDIDATES[0])
+    whole = [replace(base, activations=c, by_tensor=kept) for c in CANDIDATES]
     errors = [attempt(str(c), r) for c, r in zip(CANDIDATES, whole, strict=True)]
-    order = sorted(range(len(errors)), key=lambda i: errors[i] * (1 - _GAIN if i == 0 else 1))
-    best, error = whole[order[0]], errors[order[0]]
+    first, second = sorted(range(len(errors)), key=lambda i: errors[i] * (1 - _GAIN if i == 0 else 1))[:2]
+    best, error, other = whole[first], errors[first], CANDIDATES[second]
     for block in _blocks(tensors):
-        for other in order[1:]:
-            estimator = CANDIDATES[other]
-            changed = replace(best, by_tensor={**best.by_tensor, **dict.fromkeys(block, estimator)})
-            found = attempt(f"{estimator} on {len(block)} tensors from {block[0]!r}", changed)
-            if found < error * (1 - _GAIN):
-                best, error = changed, found
+        changed = replace(best, by_tensor={**best.by_tensor, **dict.fromkeys(block, other)})
+        found = attempt(f"{other} on {len(block)} tensors from {block[0]!r}", changed)
+        if found < error * (1 - _GAIN):
+            best, error = changed, found
     return Selection(best, tuple(trials))
 
 

@@ -1,7 +1,7 @@
 """Calibrate: run the float model once over the data; every precision is derived from what that saw."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from fewbits.quantization.observe import Statistics, Watchlist, observe, watchlist
+from fewbits.quantization.observe import Statistics, observe, watchlist
 from fewbits.runtime.data import Dataset, Preprocess
 from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.session import RunOptions
@@ -112,14 +112,14 @@ def calibrate_subject(subject: Subject, *, samples: int, stages: Stages) -> Cali
 def batch_size_for(subject: Subject) -> int:
     """Return the caller's batch size, or the one that suits the model."""
     graph = subject.model.graph
-    return subject.batch_size or choose_batch_size(graph, watchlist(graph, subject.target))
+    return subject.batch_size or choose_batch_size(graph, watchlist(graph, subject.target).names)
 
 
-def choose_batch_size(graph: ir.Graph, watch: Watchlist) -> int:
-    """Return how many samples keep the watched tensors of one batch below 64 MB; 1 where their shapes are open."""
+def choose_batch_size(graph: ir.Graph, names: Iterable[str]) -> int:
+    """Return how many samples keep the named tensors of one batch below 64 MB; 1 where their shapes are open."""
     values = {str(value.name): value for value in (*graph.inputs, *(v for node in graph for v in node.outputs))}
     total = 0
-    for name in watch.names:
+    for name in names:
         shape = values[name].shape if name in values else None
         if shape is None or not all(isinstance(dim, int) for dim in list(shape)[1:]):
             return 1

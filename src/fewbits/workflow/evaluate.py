@@ -12,10 +12,11 @@ from fewbits.analysis.scores import default_metric
 from fewbits.artifact import names
 from fewbits.errors import MetricError
 from fewbits.graph.load import load_model
-from fewbits.graph.shapes import fix_dims
+from fewbits.graph.shapes import fix_dims, infer_shapes
 from fewbits.runtime.data import Preprocess, open_data
 from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.session import Runner, RunOptions, open_session
+from fewbits.workflow.calibrate import choose_batch_size
 from fewbits.workflow.scoring import MetricLike, check_metric
 from fewbits.workflow.sessions import open_graph, output_infos
 from fewbits.workflow.source import ModelLike, model_name, output_folder
@@ -64,7 +65,7 @@ def evaluate(
         samples: at most; None takes all.
         dims: open dimension -> size.
         preprocess: how images become inputs.
-        batch_size: samples per call; None takes the data's own batches, or 1.
+        batch_size: samples per call; None chooses one by the size of the tensors.
         run_options: provider and threads.
         progress: told of each stage.
 
@@ -85,13 +86,17 @@ def evaluate(
                 f"Metric {chosen.name!r} compares with a float model, and none was given: name it with --reference, or "
                 f"choose a metric that labels decide, such as top1."
             )
+        size = batch_size or _batch_size(graph)
         other = _open(compared, dims, options)[0] if chosen.needs_float and compared is not None else None
     with stages.stage("score", samples) as told:
-        score = score_model(
-            runner, dataset, chosen, limit=samples, batch_size=batch_size, reference=other, progress=told
-        )
+        score = score_model(runner, dataset, chosen, limit=samples, batch_size=size, reference=other, progress=told)
     against = model_name(compared) if compared is not None and other is not None else None
     return EvaluateResult(score, model_name(subject), against, stages.seconds)
+
+
+def _batch_size(graph: ir.Model) -> int:
+    infer_shapes(graph)
+    return choose_batch_size(graph.graph, [str(value.name) for node in graph.graph for value in node.outputs])
 
 
 def _open(model: ModelLike, dims: Mapping[str, int] | None, options: RunOptions) -> tuple[Runner, ir.Model]:

@@ -68,7 +68,7 @@ def _rows_before(x: ir.Value) -> ir.Value | None:
 
 
 def _rows_through(x: ir.Value) -> ir.Value | None:
-    """Move the activations between a Reshape and `x` before it, where nothing else reads them; return `x`, then rows."""
+    """Move the activations between a Reshape and `x` before it and return `x`; None where others need their rank."""
     path, at = list[ir.Node](), x
     while (node := at.producer()) is not None and is_onnx(node, *_ELEMENTWISE) and node.inputs[0] is not None:
         if at.is_graph_output() or len(at.uses()) != 1:
