@@ -32,7 +32,7 @@ def test_expand(body, terms):
     found = expansion(body)
     assert found is not None
     assert found.terms == terms
-    assert [node.op_type for node in found.nodes][0] == body.split("y = ")[1].split("(")[0]
+    assert found.nodes[0].op_type == body.split("y = ")[1].split("(")[0]
 
 
 @pytest.mark.parametrize(

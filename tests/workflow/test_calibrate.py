@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from fewbits.errors import DataError, SpecError
+from fewbits.quantization.select import MOST_TRIALS
 from fewbits.runtime.session import Runner, RunOptions
 from fewbits.workflow.calibrate import calibrate
 from fewbits.workflow.quantized import quantize_calibrated
@@ -27,6 +28,23 @@ def test_five_precisions_need_one_float_pass_per_sample(tiny, passes):
         made = quantize_calibrated(calibration, precision, ranges="mse")
         assert made.counts[precision] >= 7
     assert sum(passes) == calibration.statistics.samples == 24
+
+
+def test_choosing_ranges_takes_a_few_short_runs_beside_the_calibration(tiny, passes):
+    calibration = calibrate(tiny.model, data=tiny.calib)
+    passes.clear()
+    made = quantize_calibrated(calibration, "w8a8")
+    assert 0 < len(made.trials) <= MOST_TRIALS
+    assert sum(passes) == 24 * (1 + len(made.trials))  # the float outputs once, then each trial; at most 32 samples
+    assert all(0 < error < 1 for _, error in made.trials)
+    fixed = dict(made.trials)["mse"]
+    assert min(error for _, error in made.trials) <= fixed
+
+
+def test_fp16_nodes_that_overflow_stay_in_float_with_the_figure(tiny):
+    huge = {"image": np.load(tiny.calib)["image"] * 1e5}
+    made = quantize_calibrated(calibrate(tiny.model, data=huge), "fp16")
+    assert any("fp16 overflows" in reason for reason in made.declined)
 
 
 def test_calibrate_reads_no_more_than_it_is_told(tiny, passes):

@@ -41,7 +41,7 @@ def figure(value: float | None, unit: str = "") -> str:
     """Return a figure with its unit, four significant digits or two decimals."""
     if value is None:
         return "-"
-    text = f"{value:.2f}" if 0.1 <= abs(value) < 1e6 or value == 0 else f"{value:.4g}"
+    text = f"{value:.2f}" if 0.01 <= abs(value) < 1e6 or value == 0 else f"{value:.4g}"
     return f"{text} {unit}".rstrip()
 
 

@@ -44,7 +44,9 @@ class SecondMoment:
     def matrix(self, *, centered: bool = False) -> F32 | None:
         """Return E[x x^T] per group [G, K, K], or the covariance when `centered`; None when only diagonals are kept.
 
-        It is shrunk towards its diagonal where rows are few.
+        It is shrunk towards its diagonal where rows are few, and the diagonal is lifted by 1 % of the mean power: an input
+        that no sampled row excited (a rare feature) still has a price.
+
         The shrinkage K / (K + rows) keeps directions that no sample happened to excite from looking free of cost.
         """
         self._flush()
@@ -58,7 +60,7 @@ class SecondMoment:
         keep = self.rows / (self.rows + inputs)
         diagonal = np.einsum("gkk->gk", matrix).copy()
         matrix = matrix * keep
-        np.einsum("gkk->gk", matrix)[...] = diagonal
+        np.einsum("gkk->gk", matrix)[...] = _lifted(diagonal)
         return matrix.astype(np.float32)
 
     def mean(self) -> F32:
@@ -68,12 +70,12 @@ class SecondMoment:
         return (self._sum / self.rows).astype(np.float32)
 
     def variance(self) -> F32:
-        """Return the variance of each input, [G, K]."""
+        """Return the variance of each input, [G, K], lifted as in `matrix`."""
         self._flush()
         assert self._square is not None
         assert self._sum is not None
         square = np.einsum("gkk->gk", self._square) if self._square.ndim == 3 else self._square
-        return np.maximum(square / self.rows - (self._sum / self.rows) ** 2, 0.0).astype(np.float32)
+        return _lifted(np.maximum(square / self.rows - (self._sum / self.rows) ** 2, 0.0)).astype(np.float32)
 
     def _flush(self) -> None:
         if not self._waiting:
@@ -87,3 +89,7 @@ class SecondMoment:
         self._square = square if self._square is None else self._square + square
         total = rows.sum(axis=1, dtype=np.float64)
         self._sum = total if self._sum is None else self._sum + total
+
+
+def _lifted(power: F64) -> F64:
+    return np.asarray(power + 0.01 * power.mean(axis=-1, keepdims=True))

@@ -63,6 +63,7 @@ class RunRecord:
         widened: weight -> channels whose scale was widened so that the int32 bias fits.
         notes: sentences for the user.
         pinned: tensors whose encodings later runs must keep.
+        trials: (ranges that were tried, relative output error), where they were chosen by trial.
         files: name -> sha256 and bytes.
         schema: version of this layout.
     """
@@ -81,6 +82,7 @@ class RunRecord:
     widened: Mapping[str, int]
     notes: tuple[str, ...]
     pinned: tuple[str, ...]
+    trials: tuple[tuple[str, float], ...]
     files: Mapping[str, Mapping[str, Any]]
     versions: Mapping[str, str] = field(default_factory=versions)
     machine: Mapping[str, Any] = field(default_factory=machine)
@@ -102,7 +104,7 @@ def read_record(path: Path) -> RunRecord:
         newer = int(document.get("schema", 0)) > SCHEMA
         known = {f.name for f in fields(RunRecord)}
         if not newer:
-            lists = {name: tuple(document[name]) for name in ("notes", "pinned")}
+            lists = {name: tuple(document[name]) for name in ("notes", "pinned", "trials")}
             return RunRecord(**{k: v for k, v in document.items() if k in known} | lists)
     except FileNotFoundError:
         raise SpecError(

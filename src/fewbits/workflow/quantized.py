@@ -9,6 +9,7 @@ import onnx_ir as ir
 from fewbits.graph.save import to_bytes
 from fewbits.quantization.encode import Encoded, encode
 from fewbits.quantization.insert import insert_qdq
+from fewbits.quantization.overflow import half_overflows
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
 from fewbits.spec.encodings import Encoding
@@ -28,6 +29,7 @@ class Quantized:
         encoded: the encodings, and what had to give way.
         notes: sentences for the user.
         pinned: tensor -> encoding that was given and not derived.
+        trials: (ranges that were tried, relative output error), where they were chosen by trial.
     """
 
     model: ir.Model
@@ -36,6 +38,7 @@ class Quantized:
     encoded: Encoded
     notes: tuple[str, ...]
     pinned: Mapping[str, Encoding]
+    trials: tuple[tuple[str, float], ...] = ()
 
     @property
     def encodings(self) -> Mapping[str, Encoding]:
@@ -87,13 +90,15 @@ def quantize_calibrated(
     """
     wanted = Profile.parse(profile) if isinstance(profile, str) else profile
     fixed = calibration.source.pinned if pinned is None else pinned
-    plan = resolve(calibration.model, wanted, calibration.target)
-    chosen = resolve_ranges(ranges, weight_ranges, calibration=calibration, profile=wanted)
-    encoded = encode(calibration.model.graph, plan, calibration.statistics, chosen, pinned=fixed)
+    graph, statistics = calibration.model.graph, calibration.statistics
+    refused = half_overflows(graph, statistics)
+    plan = resolve(calibration.model, wanted, calibration.target, half_refused=refused)
+    chosen = resolve_ranges(ranges, weight_ranges, calibration=calibration, plan=plan, pinned=fixed)
+    encoded = encode(graph, plan, statistics, chosen.ranges, pinned=fixed)
     model = insert_qdq(calibration.model, plan, encoded)
     kept = kept_pins(plan, fixed)
     notes = (*encoded.notes, *_left_out(fixed, kept))
-    return Quantized(model, wanted, plan, encoded, notes, kept)
+    return Quantized(model, wanted, plan, encoded, notes, kept, chosen.trials)
 
 
 def kept_pins(plan: Plan, pinned: Mapping[str, Encoding]) -> dict[str, Encoding]:

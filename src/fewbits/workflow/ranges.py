@@ -1,10 +1,18 @@
 """What the options --ranges and --weight-ranges mean."""
 
+from collections.abc import Mapping
+
 from fewbits.errors import SpecError
-from fewbits.numerics.ranges import Mse, parse_estimator
-from fewbits.quantization.encode import Ranges
-from fewbits.quantization.profile import Profile
+from fewbits.numerics.metrics import SqnrAccumulator
+from fewbits.numerics.ranges import parse_estimator
+from fewbits.quantization.encode import Ranges, encode
+from fewbits.quantization.insert import insert_qdq
+from fewbits.quantization.select import TRIAL_SAMPLES, Selection, choose_ranges
+from fewbits.runtime.session import Arrays
+from fewbits.spec.encodings import Encoding
+from fewbits.spec.plan import Plan
 from fewbits.workflow.calibrate import Calibration
+from fewbits.workflow.sessions import open_graph
 
 AUTO = "auto"
 WEIGHT_RANGES = (AUTO, "absmax", "mse")
@@ -25,19 +33,57 @@ def check_ranges(ranges: str, weight_ranges: str) -> None:
         raise SpecError(f"Unknown weight ranges {weight_ranges!r}: write {', '.join(WEIGHT_RANGES)}.")
 
 
-def resolve_ranges(ranges: str, weight_ranges: str, *, calibration: Calibration, profile: Profile) -> Ranges:
-    """Return the ranges that the options ask for.
+def resolve_ranges(
+    ranges: str, weight_ranges: str, *, calibration: Calibration, plan: Plan, pinned: Mapping[str, Encoding]
+) -> Selection:
+    """Return the ranges that the options ask for, and what was tried to choose them.
 
     Args:
         ranges: auto, or the name of an estimator.
         weight_ranges: auto, absmax or mse.
-        calibration: what "auto" may look at.
-        profile: the precision that the ranges are for.
+        calibration: what "auto" may look at, and the samples that it may run.
+        plan: the grids that the ranges are for.
+        pinned: encodings that are not up for choice.
 
     Raises:
         SpecError: a name is unknown.
     """
-    del calibration, profile
     check_ranges(ranges, weight_ranges)
-    activations = Mse() if ranges == AUTO else parse_estimator(ranges)
-    return Ranges(activations, "mse" if weight_ranges == AUTO else weight_ranges)
+    weights = "mse" if weight_ranges == AUTO else weight_ranges
+    if ranges != AUTO:
+        return Selection(Ranges(parse_estimator(ranges), weights), ())
+    trial = _Trial(calibration, plan, pinned)
+    outputs = [str(value.name) for value in calibration.model.graph.outputs]
+    return choose_ranges(plan, Ranges(weights=weights), trial.error, outputs=outputs)
+
+
+class _Trial:
+    """Runs candidate ranges on a few calibration samples; the float outputs are computed on first use."""
+
+    def __init__(self, calibration: Calibration, plan: Plan, pinned: Mapping[str, Encoding]) -> None:
+        self._calibration = calibration
+        self._plan = plan
+        self._pinned = pinned
+        self._runs: list[tuple[Arrays, Arrays]] = []
+
+    def error(self, ranges: Ranges) -> float:
+        """Return the noise power over the signal power of the outputs, averaged over the outputs."""
+        subject = self._calibration.subject
+        encoded = encode(subject.model.graph, self._plan, self._calibration.statistics, ranges, pinned=self._pinned)
+        runner = open_graph(insert_qdq(subject.model, self._plan, encoded), subject.options)
+        sums = {name: SqnrAccumulator() for name in runner.output_names}
+        for feeds, wanted in self._references():
+            given = runner(feeds)
+            for name, reference in wanted.items():
+                if reference.dtype.kind == "f" and reference.size and reference.shape == given[name].shape:
+                    sums[name].update(reference, given[name])
+        ratios = [found.noise / found.signal for found in sums.values() if found.signal > 0]
+        return sum(ratios) / len(ratios) if ratios else 0.0
+
+    def _references(self) -> list[tuple[Arrays, Arrays]]:
+        if not self._runs:
+            subject, size = self._calibration.subject, self._calibration.batch_size
+            for batch in subject.data.batches(size, TRIAL_SAMPLES):
+                feeds = dict(batch.feeds)
+                self._runs.append((feeds, subject.runner(feeds)))
+        return self._runs

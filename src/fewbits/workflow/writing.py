@@ -94,6 +94,7 @@ def record_run(
         timings={name: round(value, 4) for name, value in seconds.items()},
         widened=dict(made.encoded.widened),
         notes=made.notes,
+        trials=made.trials,
         pinned=tuple(made.pinned),
         files=file_facts(folder),
     )
