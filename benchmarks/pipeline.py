@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+import fewbits
 from fewbits.graph.load import load_model
 from fewbits.graph.prepare import prepare
 from fewbits.graph.save import to_bytes
@@ -109,20 +110,20 @@ def quantize_all(
     Returns:
         The scores, and what calibration took: seconds of preparing and observing, samples read.
     """
-    begin = time.perf_counter()
-    observer = open_observer(network, target=target, threads=threads)
-    prepared = time.perf_counter()
-    statistics = observer.observe(batches(network.calibration(samples)))
-    cost = {
-        "prepare_s": prepared - begin,
-        "observe_s": time.perf_counter() - prepared,
-        "samples": statistics.samples,
-    }
     options = RunOptions(threads=threads)
-    return [
-        _scored(network, p, lambda p=p: open_session(observer.build(statistics, p), options=options))
-        for p in precisions
-    ], cost  # fmt: skip
+    calibration = fewbits.calibrate(
+        network.path, data=lambda: network.calibration(samples), target=target, samples=samples, run_options=options
+    )
+    cost = {
+        "prepare_s": calibration.seconds["prepare"],
+        "observe_s": calibration.seconds["calibrate"],
+        "samples": calibration.statistics.samples,
+    }
+
+    def build(precision: str) -> Runner:
+        return open_session(fewbits.quantize_calibrated(calibration, precision).to_bytes(), options=options)
+
+    return [_scored(network, p, lambda p=p: build(p)) for p in precisions], cost
 
 
 def score_float(network: Network, *, threads: int = 0) -> Quantized:

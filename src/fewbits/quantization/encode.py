@@ -17,12 +17,15 @@ from fewbits.numerics.weight_search import search_weight_scales
 from fewbits.numerics.weights import weight_encoding
 from fewbits.quantization.layers import Layer, find_layers
 from fewbits.quantization.observe import Statistics
-from fewbits.spec.dtypes import PerChannel
+from fewbits.spec.dtypes import PerChannel, QuantSpec
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Grid, Plan, Role
 
 F32 = npt.NDArray[np.float32]
 _INT32_MAX = 2**31 - 1
+WeightMemo = dict[tuple[str, QuantSpec, str, bool], Encoding]
+"""(tensor, spec, method, whether biases are corrected) -> encoding, before any widening."""
+
 _CLIPPED_BITS = 8  # steps of a wider grid are finer than the histogram that Mse weighs clipping by
 _BIAS_MARGIN = 1.001  # float32 rounding of the product of scales must not tip a code over
 
@@ -70,6 +73,7 @@ def encode(
     ranges: Ranges,
     *,
     pinned: Mapping[str, Encoding] | None = None,
+    searched: WeightMemo | None = None,
 ) -> Encoded:
     """Return an encoding for every grid of the plan.
 
@@ -79,11 +83,12 @@ def encode(
         statistics: of the float model.
         ranges: estimators.
         pinned: tensor name -> encoding that an improver fixed; used as it is wherever its spec is the planned one.
+        searched: memory of weight scales found for these statistics; read and filled, so that the next call is faster.
 
     Raises:
         SpecError: a tensor that needs a range was never observed.
     """
-    work = _Encoder(graph, plan, statistics, ranges, dict(pinned or {}))
+    work = _Encoder(graph, plan, statistics, ranges, dict(pinned or {}), {} if searched is None else searched)
     for key, grid in plan.grids.items():
         if grid.role in (Role.ACTIVATION, Role.CONSTANT):
             work.activation(key)
@@ -106,6 +111,7 @@ class _Encoder:
     statistics: Statistics
     ranges: Ranges
     pinned: Mapping[str, Encoding]
+    searched: WeightMemo
     encodings: dict[str, Encoding] = field(default_factory=dict)
     widened: dict[str, int] = field(default_factory=dict)
     biases: dict[str, F32] = field(default_factory=dict)
@@ -155,12 +161,15 @@ class _Encoder:
         if pinned is not None and pinned.spec == grid.spec:
             self.encodings[key] = pinned
             return
-        values = _values(self.graph, grid.tensor)
         method = self.ranges.weights_by_tensor.get(grid.tensor, self.ranges.weights)
-        found = self._searched(values, grid, layer) if method == "mse" and layer is not None else None
-        self.encodings[key] = found or weight_encoding(values, grid.spec, method=method)
+        memo = (grid.tensor, grid.spec, method, self.ranges.correct_biases)
+        if memo not in self.searched:
+            values = _values(self.graph, grid.tensor)
+            found = self._search(values, grid, layer) if method == "mse" and layer is not None else None
+            self.searched[memo] = found or weight_encoding(values, grid.spec, method=method)
+        self.encodings[key] = self.searched[memo]
 
-    def _searched(self, values: F32, grid: Grid, layer: Layer) -> Encoding | None:
+    def _search(self, values: F32, grid: Grid, layer: Layer) -> Encoding | None:
         """Scales that minimize the error at the layer's output, or None where its inputs were not sampled."""
         moment = self.statistics.moments.get(layer.node)
         if moment is None or not moment.rows or not isinstance(grid.spec.granularity, PerChannel):

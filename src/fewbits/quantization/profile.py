@@ -96,11 +96,11 @@ def float_reason(node: ir.Node, target: Target, data: set[ir.Value]) -> str:
         return f"operator {node.domain}::{node.op_type} is not part of ONNX"
     if node.op_type in target.left_float:
         return target.left_float[node.op_type]
+    if not any(is_float32(v) for v in node.outputs):
+        return "it computes no float32 values"
     rule = op_rule(node)
     if rule is None:
         return FLOAT_REASONS.get(node.op_type, f"operator {node.op_type} is not in the table of known operators")
-    if not any(is_float32(v) for v in node.outputs):
-        return "it computes no float32 values"
     if not any(v in data for v in node.outputs) or not data_positions(node, rule):
         return "its values come from constants or shapes, not from data"
     if len([v for v in node.outputs if is_float32(v)]) > 1 and rule.kind not in (Kind.PASS,):

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from fewbits.quantization.encode import WeightMemo
 from fewbits.quantization.observe import Statistics, observe, watchlist
 from fewbits.runtime.data import Dataset, Preprocess
 from fewbits.runtime.data.open import DataLike
@@ -33,12 +34,14 @@ class Calibration:
         statistics: ranges, histograms and moments; `statistics.samples` float forward passes made them.
         batch_size: samples per call.
         seconds: stage -> wall time.
+        searched: weight scales found so far; precisions that share a weight grid share the search.
     """
 
     subject: Subject
     statistics: Statistics
     batch_size: int
     seconds: Mapping[str, float]
+    searched: WeightMemo = field(default_factory=dict)
 
     @property
     def source(self) -> Source:

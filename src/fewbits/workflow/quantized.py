@@ -94,7 +94,7 @@ def quantize_calibrated(
     refused = half_overflows(graph, statistics)
     plan = resolve(calibration.model, wanted, calibration.target, half_refused=refused)
     chosen = resolve_ranges(ranges, weight_ranges, calibration=calibration, plan=plan, pinned=fixed)
-    encoded = encode(graph, plan, statistics, chosen.ranges, pinned=fixed)
+    encoded = encode(graph, plan, statistics, chosen.ranges, pinned=fixed, searched=calibration.searched)
     model = insert_qdq(calibration.model, plan, encoded)
     kept = kept_pins(plan, fixed)
     notes = (*encoded.notes, *_left_out(fixed, kept))

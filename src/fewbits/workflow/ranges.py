@@ -69,7 +69,10 @@ class _Trial:
     def error(self, ranges: Ranges) -> float:
         """Return the noise power over the signal power of the outputs, averaged over the outputs."""
         subject = self._calibration.subject
-        encoded = encode(subject.model.graph, self._plan, self._calibration.statistics, ranges, pinned=self._pinned)
+        encoded = encode(
+            subject.model.graph, self._plan, self._calibration.statistics, ranges,
+            pinned=self._pinned, searched=self._calibration.searched,
+        )  # fmt: skip
         runner = open_graph(insert_qdq(subject.model, self._plan, encoded), subject.options)
         sums = {name: SqnrAccumulator() for name in runner.output_names}
         for feeds, wanted in self._references():
