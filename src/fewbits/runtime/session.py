@@ -85,6 +85,8 @@ class Runner:
 
     def run(self, names: Sequence[str], feeds: Mapping[str, npt.NDArray[np.generic]]) -> Arrays:
         """Return the named outputs only."""
+        if not names:  # ORT takes an empty list for all of them
+            return {}
         try:
             results = self.session.run(list(names), dict(feeds))
         except Exception as error:  # ORT raises many bare types; each is the same news for the user

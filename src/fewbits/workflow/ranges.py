@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from fewbits.errors import SpecError
-from fewbits.numerics.metrics import SqnrAccumulator
+from fewbits.numerics.channel_error import ChannelError
 from fewbits.numerics.ranges import parse_estimator
 from fewbits.quantization.encode import Ranges, encode
 from fewbits.quantization.insert import insert_qdq
@@ -67,21 +67,21 @@ class _Trial:
         self._runs: list[tuple[Arrays, Arrays]] = []
 
     def error(self, ranges: Ranges) -> float:
-        """Return the noise power over the signal power of the outputs, averaged over the outputs."""
+        """Return the error of the outputs, relative to the variance of each channel, averaged over the outputs."""
         subject = self._calibration.subject
         encoded = encode(
             subject.model.graph, self._plan, self._calibration.statistics, ranges,
             pinned=self._pinned, searched=self._calibration.searched,
         )  # fmt: skip
         runner = open_graph(insert_qdq(subject.model, self._plan, encoded), subject.options)
-        sums = {name: SqnrAccumulator() for name in runner.output_names}
+        errors = {name: ChannelError() for name in runner.output_names}
         for feeds, wanted in self._references():
             given = runner(feeds)
             for name, reference in wanted.items():
-                if reference.dtype.kind == "f" and reference.size and reference.shape == given[name].shape:
-                    sums[name].update(reference, given[name])
-        ratios = [found.noise / found.signal for found in sums.values() if found.signal > 0]
-        return sum(ratios) / len(ratios) if ratios else 0.0
+                if reference.dtype.kind == "f" and reference.shape == given[name].shape:
+                    errors[name].update(reference, given[name])
+        found = [error.value for error in errors.values() if error.value is not None]
+        return sum(found) / len(found) if found else 0.0
 
     def _references(self) -> list[tuple[Arrays, Arrays]]:
         if not self._runs:

@@ -1,0 +1,66 @@
+"""Error of a network's output, channel by channel: the objective by which ranges are chosen.
+
+A detector's boxes span hundreds, its scores one: a plain mean square error would see the boxes only. So each channel's error is
+taken relative to that channel's own variance, and the channels are averaged.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+F64 = npt.NDArray[np.float64]
+_QUIET = 1e-3  # of the mean variance: added, so that a channel that hardly moves does not decide
+
+
+def channel_axis_of(shape: tuple[int, ...]) -> int:
+    """Return the axis that is taken for channels: 1, but of three axes the shorter of the last two.
+
+    [N, classes] -> 1; [N, C, H, W] -> 1; [N, 85, boxes] -> 1; [N, boxes, 85] -> 2; [N] -> 0.
+    """
+    if len(shape) == 3:
+        return 1 if shape[1] < shape[2] else 2
+    return min(1, len(shape) - 1)
+
+
+@dataclass
+class ChannelError:
+    """Mutable accumulator over batches of one output."""
+
+    _axis: int | None = None
+    _count: float = 0.0
+    _sum: F64 | None = None
+    _squares: F64 | None = None
+    _noise: F64 | None = None
+
+    def update(self, reference: npt.NDArray[Any], test: npt.NDArray[Any]) -> None:
+        """Take one batch in: what the float model gave and what the quantized one gives, of one shape."""
+        if reference.size == 0:
+            return
+        if self._axis is None:
+            self._axis = channel_axis_of(reference.shape) if reference.ndim else 0
+        rows = np.atleast_1d(np.asarray(reference, np.float64))
+        noise = (rows - np.atleast_1d(np.asarray(test, np.float64))) ** 2
+        if rows.ndim == 1:  # one number per sample is one channel
+            rows, noise = rows[:, None], noise[:, None]
+        axis = self._axis if reference.ndim > 1 else 1
+        others = tuple(i for i in range(rows.ndim) if i != axis)
+        parts = (rows.sum(others), (rows**2).sum(others), noise.sum(others))
+        if self._sum is not None and self._sum.shape != parts[0].shape:  # channels of changing number: pool them
+            parts = tuple(np.resize(p.sum() / len(self._sum), self._sum.shape) for p in parts)  # type: ignore[assignment]
+        old = (self._sum, self._squares, self._noise)
+        self._sum, self._squares, self._noise = (
+            p if o is None else o + p for o, p in zip(old, parts, strict=True)
+        )  # fmt: skip
+        self._count += rows.size / len(parts[0])
+
+    @property
+    def value(self) -> float | None:
+        """Mean over channels of error / variance; None when the output never varied or was never seen."""
+        if self._sum is None or self._squares is None or self._noise is None:
+            return None
+        variance = self._squares / self._count - (self._sum / self._count) ** 2
+        if not variance.mean() > 0:
+            return None
+        return float((self._noise / self._count / (variance + _QUIET * variance.mean())).mean())
