@@ -1,6 +1,6 @@
 """Facts about a prepared graph that planning needs: which tensors carry data, which operators fuse, rules per node."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -85,21 +85,29 @@ def data_positions(node: ir.Node, rule: OpRule) -> tuple[int, ...]:
     """Return the positions of float32 inputs that carry values through `node`."""
     positions = range(len(node.inputs)) if rule.data is None else rule.data
     found = [i for i in positions if i < len(node.inputs) and is_float32(node.inputs[i])]
-    if rule.kind is Kind.LINEAR and rule.weight is not None:
-        weight = node.inputs[rule.weight]
-        if constant(weight) is None and is_float32(weight):
-            found.append(rule.weight)
+    for position in (rule.weight, rule.bias):  # parameters that are computed are activations like any other
+        if position is not None and position < len(node.inputs):
+            value = node.inputs[position]
+            if constant(value) is None and is_float32(value):
+                found.append(position)
     return tuple(found)
 
 
-def fusions(graph: ir.Graph, fused: Mapping[str, frozenset[str]]) -> dict[ir.Node, ir.Node]:
+def fusions(
+    graph: ir.Graph, fused: Mapping[str, frozenset[str]], left_float: Container[str] = ()
+) -> dict[ir.Node, ir.Node]:
     """Return follower -> head for every operator absorbed by the one before it.
 
     A follower is the only reader of its head's output, which is not an output of the graph; a chain has one follower.
+
+    Args:
+        graph: prepared.
+        fused: operator -> operators that it absorbs.
+        left_float: operators that absorb nothing and are not absorbed, since they stay in float.
     """
     found: dict[ir.Node, ir.Node] = {}
     for head in graph:
-        allowed = fused.get(head.op_type, frozenset())
+        allowed = fused.get(head.op_type, frozenset()) if _has_grids(head, left_float) else frozenset()
         out = head.outputs[0] if head.outputs else None
         if not allowed or out is None or head in found or out.is_graph_output():
             continue
@@ -107,9 +115,14 @@ def fusions(graph: ir.Graph, fused: Mapping[str, frozenset[str]]) -> dict[ir.Nod
         if len(uses) != 1 or uses[0].idx != 0 or not is_float32(out):
             continue
         follower = uses[0].node
-        if follower.graph is graph and follower.op_type in allowed and _bounds_constant(follower):
+        is_known = follower.graph is graph and _has_grids(follower, left_float)
+        if is_known and follower.op_type in allowed and _bounds_constant(follower):
             found[follower] = head
     return found
+
+
+def _has_grids(node: ir.Node, left_float: Container[str]) -> bool:
+    return node.op_type not in left_float and op_rule(node) is not None
 
 
 def _bounds_constant(node: ir.Node) -> bool:

@@ -4,15 +4,20 @@ d = fake_quantize(w) - w is the error that a scale causes in one output channel'
 absmax scale; with the full second moment even a slightly different scale counts, since roundings cancel or add up.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from fewbits.numerics.second_moment import SecondMoment
-from fewbits.numerics.weights import RATIOS
 from fewbits.spec.dtypes import QuantSpec
 
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+RATIOS = np.linspace(1.05, 0.3, 61)
+"""Candidate scales over the channel's absmax scale; a little above 1 shifts the roundings without clipping anything."""
 _WORK = 3e8  # multiply-adds spent on the full objective of one layer
+_FINE = 0.0125  # the second round looks one step of RATIOS to either side
 
 
 def search_weight_scales(rows: F32, spec: QuantSpec, moment: SecondMoment, *, centered: bool = False) -> F32:
@@ -34,17 +39,22 @@ def search_weight_scales(rows: F32, spec: QuantSpec, moment: SecondMoment, *, ce
     cheap = np.stack([_cheap_error(_delta(rows, base * r, spec), variance, mean) for r in RATIOS])
     if matrix is None:
         return _pick(base, RATIOS[np.argmin(cheap, axis=0)])
-    full_cost = rows.size * rows.shape[-1]
-    kept = int(np.clip(_WORK / max(full_cost, 1), 5, len(RATIOS)))
+    kept = int(np.clip(_WORK / max(rows.size * rows.shape[-1], 1), 5, len(RATIOS)))
     order = np.argsort(cheap, axis=0, kind="stable")[:kept]
-    best, chosen = np.full(base.shape, np.inf), np.ones(base.shape)
-    for rank in (*order, np.zeros(base.shape, np.intp)):
-        ratio = RATIOS[rank]
-        delta = _delta(rows, base * ratio.astype(np.float32), spec)
-        error = _full_error(delta, matrix)
+    coarse = [np.ones(base.shape), *RATIOS[order]]
+    chosen = _least(rows, base, spec, matrix, coarse)
+    fine = [chosen, *(chosen * (1 + _FINE * step) for step in np.linspace(-1, 1, max(kept // 2, 4)))]
+    return _pick(base, _least(rows, base, spec, matrix, [np.minimum(f, RATIOS[0]) for f in fine]))
+
+
+def _least(rows: F32, base: F32, spec: QuantSpec, matrix: F32, ratios: Sequence[F64]) -> F64:
+    """Return for each channel the ratio with the least output error; the first wins a tie."""
+    best, chosen = np.full(base.shape, np.inf), ratios[0]
+    for ratio in ratios:
+        error = _full_error(_delta(rows, base * ratio.astype(np.float32), spec), matrix)
         better = error < best * (1 - 1e-6)
         best, chosen = np.where(better, error, best), np.where(better, ratio, chosen)
-    return _pick(base, chosen)
+    return chosen
 
 
 def _pick(base: F32, ratio: npt.NDArray[np.float64]) -> F32:

@@ -15,17 +15,15 @@ FLOAT16_MAX = 65504.0
 
 
 def castable_inputs(node: ir.Node, opset: int) -> tuple[int, ...]:
-    """Return the input positions of `node` that may be float16, by the operator's schema."""
+    """Return the input positions of `node` that may be float16, by the operator's schema; none if it knows no float16."""
     schema = _schema(node, opset)
     if schema is None:
         return ()
     half = {c.type_param_str for c in schema.type_constraints if "tensor(float16)" in c.allowed_type_strs}
-    found = []
-    for position in range(len(node.inputs)):
-        formal = schema.inputs[min(position, len(schema.inputs) - 1)]
-        if formal.type_str in half and formal.type_str == schema.outputs[0].type_str:
-            found.append(position)
-    return tuple(found)
+    if schema.outputs[0].type_str not in half:
+        return ()
+    last = len(schema.inputs) - 1  # repeated where it is variadic
+    return tuple(i for i in range(len(node.inputs)) if schema.inputs[min(i, last)].type_str in half)
 
 
 def _schema(node: ir.Node, opset: int) -> onnx.defs.OpSchema | None:
@@ -51,7 +49,10 @@ class HalfPrecision:
             plan = self.plan.nodes.get(str(node.name))
             if plan is None or plan.precision != FP16:
                 continue
-            for position in castable_inputs(node, opset):
+            positions = castable_inputs(node, opset)
+            if not positions:
+                continue
+            for position in positions:
                 value = node.inputs[position]
                 if value is not None and is_float32(value):
                     node.replace_input_with(position, self._half(value))
@@ -76,7 +77,7 @@ class HalfPrecision:
         return half
 
     def _cast(self, value: ir.Value) -> ir.Value:
-        node = self._cast_node(value, ir.DataType.FLOAT16, f"{value.name}_fp16")
+        node = self._cast_node(value, ir.DataType.FLOAT16, self.unique(f"{value.name}_fp16"))
         producer = value.producer()
         if producer is not None:
             self.graph.insert_after(producer, node)

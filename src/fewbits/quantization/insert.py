@@ -58,12 +58,12 @@ class _Inserter:
             self.values[str(value.name)] = value
         self.taken = set(self.values)
         readers = {v: [(u.node, u.idx) for u in v.uses()] for v in self.values.values()}
-        planned = {(n, p): k for (n, p), k in self.plan.inputs.items()}
-        for name in self.plan.outputs:
-            self._detach(self.values[name], readers[self.values[name]])
+        for value in (self.values[name] for name in self.plan.outputs):
+            if readers[value] or value.is_graph_output():
+                self._detach(value, readers[value])
         for node in nodes:
             for position in range(len(node.inputs)):
-                key = planned.get((str(node.name), position))
+                key = self.plan.inputs.get((str(node.name), position))
                 if key is not None:
                     node.replace_input_with(position, self._read(key))
         half = HalfPrecision(graph, self.plan, self._unique)
@@ -128,7 +128,7 @@ class _Inserter:
         axis = encoding.spec.granularity
         attributes = {"axis": axis.axis} if isinstance(axis, PerChannel) else {}
         result = self._node("DequantizeLinear", [stored, scale, zero], f"{key}_dq", attributes)
-        result.dtype, result.shape = ir.DataType.FLOAT, ir.Shape(tensor.shape)
+        result.dtype, result.shape = ir.DataType.FLOAT, ir.Shape(codes.shape)
         return result
 
     def _parameters(self, key: str) -> tuple[ir.Value, ir.Value]:

@@ -73,9 +73,12 @@ class Statistics:
 
 
 def watchlist(graph: ir.Graph, target: Target) -> Watchlist:
-    """Return the tensors that any plan for `target` may give a grid, once per distinct set of values."""
-    data, fused = data_values(graph), fusions(graph, target.fused)
-    heads = set(fused.values())
+    """Return the tensors that any plan for `target` may give a grid, once per distinct set of values.
+
+    Inside a fused group nothing is watched, unless what overflows fp16 there could come out small.
+    """
+    data, fused = data_values(graph), fusions(graph, target.fused, target.left_float)
+    heads = {head for follower, head in fused.items() if follower.op_type in _BOUNDING}
     tensors: dict[str, None] = {}
     aliases: dict[str, str] = {}
     for node in graph:
@@ -97,6 +100,9 @@ def watchlist(graph: ir.Graph, target: Target) -> Watchlist:
                 tensors.setdefault(str(out.name))
     axes = {name: axis for name, axis in _softmax_inputs(graph) if name in tensors}
     return Watchlist(tuple(tensors), find_layers(graph), aliases, axes)
+
+
+_BOUNDING = frozenset({"Relu", "Clip"})  # an infinity goes in, and what a large number gives comes out
 
 
 def _softmax_inputs(graph: ir.Graph) -> Iterator[tuple[str, int]]:
@@ -154,6 +160,8 @@ def seen_by_softmax(x: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
         x: scores, any shape.
         axis: the axis that Softmax normalizes; n is its length.
     """
+    if not x.size:
+        return x
     top = x.max(axis=axis, keepdims=True)
     floor = top - (_VANISHED + np.log(max(x.shape[axis], 1)))
     return np.where(top <= _MASKED, x.dtype.type(0), np.maximum(x, floor))
@@ -166,14 +174,15 @@ _MASKED = -5000.0
 def _update(histogram: Histogram, x: npt.NDArray[Any], name: str, size: int, seen: int) -> None:
     if x.size == 0:
         return
-    rows = x.reshape(size, -1) if size and x.shape[:1] == (size,) else x.reshape(1, -1)
+    # samples may be folded into the first axis with something else: [samples * heads, ...]
+    rows = x.reshape(size, -1) if size and x.ndim and x.shape[0] % size == 0 else x.reshape(1, -1)
     lows, highs = rows.min(axis=1), rows.max(axis=1)
     low, high = float(lows.min()), float(highs.max())
     stride = -(-rows.shape[1] // MOST_COUNTED)
     stride += 1 - stride % 2  # an even stride would see the same columns of every row
     sample = rows[:, ::stride]
     if not (np.isfinite(low) and np.isfinite(high)):
-        low, high, sample = _finite_part(x, sample, name, size, seen)
+        low, high, sample = _finite_part(x, sample, name, f"{seen} to {seen + size - 1}")
         if low > high:
             return
     elif stride > 1:
@@ -184,15 +193,38 @@ def _update(histogram: Histogram, x: npt.NDArray[Any], name: str, size: int, see
 
 
 def _finite_part(
-    x: npt.NDArray[Any], sample: npt.NDArray[Any], name: str, size: int, seen: int
+    x: npt.NDArray[Any], sample: npt.NDArray[Any], name: str, samples: str
 ) -> tuple[float, float, npt.NDArray[Any]]:
-    """-Inf is a mask: it saturates on any grid and says nothing of its range. NaN and +Inf are errors."""
+    """-Inf is a mask: among zeros it needs a code of its own, elsewhere it saturates. NaN and +Inf are errors."""
     if np.isnan(x).any() or np.isposinf(x).any():
         raise DataError(
-            f"Tensor {name!r} of the float model becomes NaN or Inf within samples {seen} to {seen + size - 1} of the "
-            f"calibration data: check those samples, or the model."
+            f"Tensor {name!r} of the float model becomes NaN or Inf within samples {samples} of the calibration data: "
+            f"check those samples, or the model."
         )
     finite = x[np.isfinite(x)]
     if not finite.size:
         return 1.0, 0.0, finite
+    if not finite.any():
+        return -MASK, 0.0, without_infinities(sample)
     return float(finite.min()), float(finite.max()), sample[np.isfinite(sample)]
+
+
+def without_infinities(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return `values` with infinities replaced by what stands for them on a grid.
+
+    That is 65504 where all other values are zero (a mask), which fp16 holds too; else a bound well outside of the other
+    values, so that these keep a part of the grid.
+    """
+    finite = values[np.isfinite(values)]
+    if len(finite) == values.size:
+        return values
+    low, high = -MASK, MASK
+    if finite.any():
+        reach = _REACH * max(float(np.ptp(np.append(finite, 0))), _REACH)
+        low, high = float(finite.min()) - reach, float(finite.max()) + reach
+    return np.nan_to_num(values, nan=np.nan, posinf=high, neginf=low).astype(np.float32)
+
+
+MASK = 65504.0
+"""What an infinity in a mask is taken for: the largest float16."""
+_REACH = 4.0

@@ -49,7 +49,7 @@ def assign(
     missing = sorted(set(profile.nodes) - known)  # type: ignore[arg-type]
     if missing:
         raise SpecError(f"The profile names the node {missing[0]!r}, which the prepared graph does not have.")
-    fused = fusions(graph, target.fused)
+    fused = fusions(graph, target.fused, target.left_float)
     data = data_values(graph)
     plans: dict[str, NodePlan] = {}
     for node in nodes:

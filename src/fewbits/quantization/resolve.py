@@ -1,5 +1,6 @@
 """Stage resolve: (graph, profile, target) -> Plan. Pure bookkeeping; no data, no scales."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -30,14 +31,15 @@ def resolve(
         SpecError: the profile names unknown nodes, or a precision that the target does not have.
     """
     nodes, fused = assign(model.graph, profile, target, half_refused or {})
-    _check_widths(nodes, target)
     builder = _Builder(target, nodes, fused)
     for node in model.graph:
         builder.add_outputs(node)
     for node in model.graph:
         builder.add_inputs(node)
     builder.share_concats(model.graph)
-    return builder.finish(model.graph)
+    plan = builder.finish(model.graph)
+    _check_types(model.graph, plan, target)
+    return plan
 
 
 def activation_spec(precision: Precision) -> QuantSpec:
@@ -48,21 +50,23 @@ def activation_spec(precision: Precision) -> QuantSpec:
     return QuantSpec(dtype, precision.activation_bits, is_symmetric=False)
 
 
-def _check_widths(nodes: Mapping[str, NodePlan], target: Target) -> None:
-    for name, plan in nodes.items():
-        if plan.precision.is_float:
-            continue
-        weight = DType.container(plan.precision.weight_bits, signed=True)
-        activation = activation_spec(plan.precision).dtype
-        for dtype, allowed, what in (
-            (weight, target.weight_types, "weights"),
-            (activation, target.activation_types, "activations"),
-        ):
-            if dtype not in allowed:
+def _check_types(graph: ir.Graph, plan: Plan, target: Target) -> None:
+    """Refuse a container type that the target lacks, naming the first node that needs it."""
+    for node in graph:
+        name = str(node.name)
+        keys = [plan.inputs[name, i] for i in range(len(node.inputs)) if (name, i) in plan.inputs]
+        keys += [plan.outputs[str(v.name)] for v in node.outputs if str(v.name) in plan.outputs]
+        for grid in (plan.grids[key] for key in keys):
+            if grid.role is Role.BIAS:
+                continue
+            is_weight = grid.role is Role.WEIGHT
+            allowed = target.weight_types if is_weight else target.activation_types
+            if grid.spec.dtype not in allowed:
                 names = ", ".join(sorted(d.value for d in allowed))
                 raise SpecError(
-                    f"Target {target.name!r} cannot run {plan.op} {name!r} in {plan.precision}: its {what} are {names}, "
-                    f"not {dtype.value}. Choose another precision or target."
+                    f"Target {target.name!r} cannot run {node.op_type} {name!r} in {plan.nodes[name].precision}: its "
+                    f"{'weights' if is_weight else 'activations'} are {names}, not {grid.spec.dtype.value}. Choose "
+                    f"another precision or target."
                 )
 
 
@@ -115,7 +119,9 @@ class _Builder:
         """A fused PRelu still has a slope to quantize."""
         plan = self.nodes[str(node.name)]
         if node in self.fused and node.op_type == "PRelu" and not plan.precision.is_float:
-            self._add_weight(node, 1, plan.precision, 0 if "PRelu" in self.target.per_channel else None)
+            slope = constant(node.inputs[1])
+            is_fine = "PRelu" in self.target.per_channel and slope is not None and len(slope.shape) > 0
+            self._add_weight(node, 1, plan.precision, 0 if is_fine else None)
 
     def _read(self, node: ir.Node, position: int, spec: QuantSpec) -> None:
         value = node.inputs[position]
@@ -123,13 +129,13 @@ class _Builder:
         name = str(value.name)
         role = Role.ACTIVATION if constant(value) is None else Role.CONSTANT
         first = self.grids.get(name)
-        if first is not None and first.spec == spec:
-            key = name
-        elif first is None:
+        if first is None:
             key = name
             self.grids[key] = Grid(name, spec, role)
+        elif first.spec.dtype is spec.dtype:
+            key = name  # of one container there is one grid: 4 and 8 bits both travel as uint8
         else:
-            key = f"{name}@{spec.dtype.value}" if spec.dtype is not first.spec.dtype else f"{name}@{spec.bits}"
+            key = f"{name}@{spec.dtype.value}"
             converts = name if name in self.outputs and role is Role.ACTIVATION else None
             self.grids.setdefault(key, Grid(name, spec, role, converts=converts, fixed_range=first.fixed_range))
         self.inputs[str(node.name), position] = key
@@ -140,25 +146,21 @@ class _Builder:
         if key is None:
             return
         for value in node.outputs:
-            grid = self.grids.get(str(value.name))
-            if grid is not None and grid.shares is None and grid.spec == self.grids[key].spec:
-                self.grids[grid.tensor] = Grid(grid.tensor, grid.spec, grid.role, shares=key)
+            grid, spec = self.grids.get(str(value.name)), self.grids[key].spec
+            if grid is not None and grid.shares is None and grid.spec.dtype is spec.dtype:
+                self.grids[grid.tensor] = Grid(grid.tensor, spec, grid.role, shares=key)
 
     def _add_parameters(self, node: ir.Node, rule: OpRule, precision: Precision) -> None:
-        weight = node.inputs[rule.weight]  # type: ignore[index]
-        tensor = constant(weight)
-        if weight is None or tensor is None:
-            return
-        if rule.kind is Kind.NORM:
+        tensor = constant(node.inputs[rule.weight])  # type: ignore[index]
+        if tensor is not None and rule.kind is Kind.NORM:
             self._add_gamma(node, rule, precision)
-        else:
+        elif tensor is not None:
             axis = channel_axis(node, len(tensor.shape))
             grouped = node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) > 1
             is_fine = node.op_type in self.target.per_channel and not grouped and len(tensor.shape) > 1
             self._add_weight(node, rule.weight or 0, precision, axis if is_fine else None)
-        bias = rule.bias
-        if bias is not None and len(node.inputs) > bias and constant(node.inputs[bias]) is not None:
-            self._add_bias(node, bias, rule)
+        if rule.bias is not None and len(node.inputs) > rule.bias:
+            self._add_bias(node, rule.bias, rule)
 
     def _add_gamma(self, node: ir.Node, rule: OpRule, precision: Precision) -> None:
         if self.target.gamma_follows_activation:
@@ -183,12 +185,15 @@ class _Builder:
         self.inputs[str(node.name), position] = key
 
     def _add_bias(self, node: ir.Node, position: int, rule: OpRule) -> None:
-        value = node.inputs[position]
-        assert value is not None
-        name = str(node.name)
+        value, name = node.inputs[position], str(node.name)
+        tensor = constant(value)
+        if value is None or tensor is None:
+            return
         parents = (self.inputs[name, 0], self.inputs[name, rule.weight or 1])
         fine = self.grids[parents[1]].spec.granularity != PerTensor()
-        spec = QuantSpec(DType.INT32, 32, is_symmetric=True, granularity=PerChannel(0) if fine else PerTensor())
+        # one row of any rank is stored as a vector; only a Gemm knows biases [M, N]
+        axis = 0 if math.prod(tensor.shape.numpy()[:-1]) == 1 else len(tensor.shape) - 1
+        spec = QuantSpec(DType.INT32, 32, is_symmetric=True, granularity=PerChannel(axis) if fine else PerTensor())
         grid = Grid(str(value.name), spec, Role.BIAS, scaled_by=parents, node=name)
         key = str(value.name)
         while key in self.grids and self.grids[key] != grid:
