@@ -18,8 +18,8 @@ def add(name: str, text: str, feeds: Feeds, *, opset: int = 21, domains: str = "
     ZOO[name] = lambda: (model(text, opset=opset, domains=domains, **arrays), feeds)
 
 
-def conv(name: str, tail: str, **arrays: np.ndarray) -> None:
-    text = f"g (float[N, 4, 6, 6] x) => (float y) {{ c = Conv <pads = [1,1,1,1]> (x, w, b) {tail} }}"
+def conv(name: str, tail: str, out: str = "float", **arrays: np.ndarray) -> None:
+    text = f"g (float[N, 4, 6, 6] x) => ({out} y) {{ c = Conv <pads = [1,1,1,1]> (x, w, b) {tail} }}"
     add(name, text, image(), w=normal(6, 4, 3, 3, seed=1), b=normal(6, seed=2), **arrays)
 
 
@@ -46,6 +46,7 @@ conv("reduce", "y = ReduceMean <keepdims = 0> (c, axes)", axes=np.int64([2, 3]))
 conv("topk_in_the_middle", "v, i = TopK <axis = 1> (c, k) y = Relu (v)", k=np.int64([2]))
 conv(
     "group_norm", "n = GroupNormalization <num_groups = 2> (c, g, h) y = Relu (n)",
+    "float[N, 6, 6, 6]",  # onnx infers no shapes here
     g=normal(6, seed=5), h=normal(6, seed=6),
 )  # fmt: skip
 conv("instance_norm", "y = InstanceNormalization (c, g, h)", g=normal(6, seed=5), h=normal(6, seed=6))
@@ -84,8 +85,9 @@ add(
     {"x": normal(N, 4, 9)}, w=normal(6, 4, 3, seed=1), b=normal(6),
 )  # fmt: skip
 add(
-    "conv_computed_weight", """g (float[N, 4, 6, 6] x, float[4, 4, 1, 1] k) => (float y) { w = Mul (k, k) y = Conv (x, w, b) }""",
-    {**image(), "k": normal(N, 4, 1, 1)}, b=normal(4),
+    "conv_computed_weight",
+    "g (float[N, 4, 6, 6] x, float[4, 4, 1, 1] k) => (float y) { w = Mul (k, k) y = Conv (x, w, b) }",
+    {**image(), "k": normal(4, 4, 1, 1)}, b=normal(4),
 )  # fmt: skip
 VECTOR = {"x": normal(N, 6, seed=3)}
 add("gemm", "g (float[N, 6] x) => (float y) { h = Gemm (x, w, b) y = Relu (h) }", VECTOR, w=normal(6, 5), b=normal(5))

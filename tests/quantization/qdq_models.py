@@ -59,7 +59,7 @@ def watched(graph: ir.Model, names) -> Runner:
     return session(copy)
 
 
-def statistics(graph: ir.Model, feeds: Feeds, target: str = "qnn-htp-v73", batch: int = 4) -> Statistics:
+def statistics(graph: ir.Model, feeds: Feeds, target: str = "qnn-htp-v73", batch: int = 64) -> Statistics:
     watch = watchlist(graph.graph, load_target(target))
     samples = len(next(iter(feeds.values()))) if feeds else 1
     parts = [

@@ -12,6 +12,7 @@ from fewbits.spec.plan import Plan
 from fewbits.spec.precision import FP16
 
 FLOAT16_MAX = 65504.0
+_COORDINATES = {("Resize", 1), ("GridSample", 1)}  # float16 cannot tell the pixels of a large image apart
 
 
 def castable_inputs(node: ir.Node, opset: int) -> tuple[int, ...]:
@@ -23,7 +24,8 @@ def castable_inputs(node: ir.Node, opset: int) -> tuple[int, ...]:
     if schema.outputs[0].type_str not in half:
         return ()
     last = len(schema.inputs) - 1  # repeated where it is variadic
-    return tuple(i for i in range(len(node.inputs)) if schema.inputs[min(i, last)].type_str in half)
+    positions = (i for i in range(len(node.inputs)) if schema.inputs[min(i, last)].type_str in half)
+    return tuple(i for i in positions if (node.op_type, i) not in _COORDINATES)
 
 
 def _schema(node: ir.Node, opset: int) -> onnx.defs.OpSchema | None:

@@ -4,6 +4,7 @@ A Conv with G groups, a Gemm and a MatMul all become outputs [G, C] = weights [G
 output, T independent taps (1 but for ConvTranspose), R sampled positions.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from fewbits.graph.topology import constant
+from fewbits.graph.topology import constant, is_float32
 
 F32 = npt.NDArray[np.float32]
 _ROW_BUDGET = 4096  # inputs read per sample and layer: rows times K
@@ -33,7 +34,7 @@ class Layer:
         groups: groups of a convolution, else 1.
         strides, dilations, pads: of a convolution (pads: begins then ends), else empty.
         transposed: Gemm: (transA, transB).
-        has_bias: whether a constant bias follows the weight.
+        has_bias: whether a constant bias, one value per output channel, is added to the product as it is.
     """
 
     node: str
@@ -81,37 +82,47 @@ class Layer:
             return np.concatenate([r.transpose(0, 2, 1) for r in rows], axis=1)
         if self.op == "Gemm":
             return (x.T if self.transposed[0] else x)[None]
-        flat = x.reshape(x.shape[0], -1, self.inputs)
+        flat = x.reshape(x.shape[0] if x.ndim > 1 else 1, -1, self.inputs)
         return np.concatenate([s[_positions(len(s), count, first_sample + i)] for i, s in enumerate(flat)])[None]
 
     def _conv_rows(self, x: npt.NDArray[Any], count: int, first_sample: int) -> F32 | None:
         kernel, rank = self.weight_shape[2:], len(self.strides)
-        spans = [(k - 1) * d + 1 for k, d in zip(kernel, self.dilations, strict=True)]
-        if any(n < s for n, s in zip(x.shape[2:], spans, strict=True)):
+        starts = tuple(-p % s for p, s in zip(self.pads[:rank], self.strides, strict=True))
+        form = (kernel, self.strides, self.dilations)
+        if not all(_steps(x.shape[2:], starts, *form)):
             # no window lies inside: let it reach into the padding
             x = np.pad(x, [(0, 0), (0, 0), *zip(self.pads[:rank], self.pads[rank:], strict=True)])
-        if any(n < s for n, s in zip(x.shape[2:], spans, strict=True)):
+            starts = (0,) * rank
+        if not all(_steps(x.shape[2:], starts, *form)):
             return None
         flat = x.reshape(*x.shape[:2], -1)
         rows = []
         for i, sample in enumerate(flat):
-            index = _windows(x.shape[2:], kernel, self.strides, self.dilations, count, (first_sample + i) % _PHASES)
+            index = _windows(x.shape[2:], starts, *form, count, (first_sample + i) % _PHASES)
             patches = sample[:, index]  # [I, P, T]
             parts = patches.reshape(self.groups, -1, *index.shape)
             rows.append(parts.transpose(0, 2, 1, 3).reshape(self.groups, len(index), -1))
         return np.concatenate(rows, axis=1) if len(rows) > 1 else rows[0]
 
 
+Sizes = tuple[int, ...]
+
+
+def _steps(size: Sizes, starts: Sizes, kernel: Sizes, strides: Sizes, dilations: Sizes) -> list[int]:
+    """Return along each axis how many windows of the layer lie inside an image of `size`, the first one at `starts`."""
+    axes = zip(size, starts, kernel, strides, dilations, strict=True)
+    return [max((n - first - (k - 1) * d - 1) // step + 1, 0) for n, first, k, step, d in axes]
+
+
 @lru_cache(maxsize=4096)
 def _windows(
-    size: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...],
-    count: int, phase: int,
-) -> npt.NDArray[np.intp]:  # fmt: skip
+    size: Sizes, starts: Sizes, kernel: Sizes, strides: Sizes, dilations: Sizes, count: int, phase: int
+) -> npt.NDArray[np.intp]:
     """Return flat indices [P, T] of the T taps of P windows inside an image of `size`."""
     rank = len(size)
-    steps = [(n - (k - 1) * d - 1) // t + 1 for n, k, d, t in zip(size, kernel, dilations, strides, strict=True)]
-    chosen = _positions(int(np.prod(steps)), count, phase)
-    corner = np.stack(np.unravel_index(chosen, steps)) * np.array(strides)[:, None]
+    steps = _steps(size, starts, kernel, strides, dilations)
+    chosen = _positions(math.prod(steps), count, phase)
+    corner = np.stack(np.unravel_index(chosen, steps)) * np.array(strides)[:, None] + np.array(starts)[:, None]
     grids = np.meshgrid(*[np.arange(k) * d for k, d in zip(kernel, dilations, strict=True)], indexing="ij")
     taps = np.stack(grids).reshape(rank, -1)
     return np.ravel_multi_index(tuple(corner[:, :, None] + taps[:, None, :]), size)
@@ -133,14 +144,20 @@ def find_layers(graph: ir.Graph) -> tuple[Layer, ...]:
             weight = constant(node.inputs[1]) if len(node.inputs) > 1 else None
             layer = _layer(node, tuple(int(d) for d in weight.shape)) if weight is not None else None  # type: ignore[arg-type]
             if layer is not None:
-                bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-                found.append(replace(layer, has_bias=bias is not None and len(bias.shape) == 1))
+                found.append(replace(layer, has_bias=_adds_bias(node)))
     return tuple(found)
+
+
+def _adds_bias(node: ir.Node) -> bool:
+    bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if bias is None or math.prod(bias.shape.numpy()[:-1]) != 1:
+        return False
+    return node.op_type != "Gemm" or all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
 
 
 def _layer(node: ir.Node, shape: tuple[int, ...]) -> Layer | None:
     source = node.inputs[0]
-    if source is None or constant(source) is not None:
+    if source is None or constant(source) is not None or not is_float32(source):
         return None
     name, attributes = str(node.name), node.attributes
     if node.op_type in ("Gemm", "MatMul"):

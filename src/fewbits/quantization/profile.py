@@ -7,7 +7,9 @@ import onnx_ir as ir
 
 from fewbits.errors import SpecError
 from fewbits.graph.optable import FLOAT_REASONS, Kind
+from fewbits.graph.opset import QDQ_OPSET
 from fewbits.graph.topology import data_positions, data_values, fusions, is_float32, op_rule
+from fewbits.quantization.half import castable_inputs
 from fewbits.spec.plan import NodePlan
 from fewbits.spec.precision import FP16, FP32, Precision
 from fewbits.spec.target import Target
@@ -54,7 +56,11 @@ def assign(
     plans: dict[str, NodePlan] = {}
     for node in nodes:
         plan = _plan_node(node, profile, target, data, fused, plans)
-        refused = half_refused.get(str(node.name), "") if plan.precision == FP16 else ""
+        refused = ""
+        if plan.precision == FP16:
+            refused = half_refused.get(str(node.name), "")
+            if not castable_inputs(node, graph.opset_imports.get("", QDQ_OPSET)):
+                refused = f"ONNX has no float16 {node.op_type}"
         plans[str(node.name)] = NodePlan(node.op_type, FP32, refused) if refused else plan
     return plans, fused
 

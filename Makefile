@@ -1,0 +1,44 @@
+# Two commands do everything from a fresh checkout with only Python (3.11 or newer): make demo, make test.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT := demo-out
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/fewbits prepare examples/digits/digits.onnx --data examples/digits/calib.npz -o $(OUT)/prepared.onnx
+	$(BIN)/fewbits quantize examples/digits/digits.onnx --precision w8a8 --data examples/digits/calib.npz \
+	  --eval-data examples/digits/eval.npz --metric top1 -o $(OUT)/w8a8
+	$(BIN)/fewbits quantize examples/digits/digits.onnx --precision w8a16 --data examples/digits/calib.npz \
+	  --eval-data examples/digits/eval.npz --metric top1 -o $(OUT)/w8a16
+	$(BIN)/fewbits verify $(OUT)/w8a8
+	$(BIN)/fewbits verify $(OUT)/w8a16
+	@echo "Scores, reasons and hashes of each run: $(CURDIR)/$(OUT)/w8a8/record.json and $(CURDIR)/$(OUT)/w8a16/record.json"
+
+test: lint
+	$(BIN)/pytest -n auto
+
+test-slow: $(VENV)/.dev
+	$(BIN)/pytest -n auto -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "fewbits needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -e . -c constraints.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install -q -e '.[dev]' -c constraints.txt
+	@touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
