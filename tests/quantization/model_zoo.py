@@ -59,7 +59,8 @@ conv("shape_arithmetic", """
 """, zero=np.int64(0), axes=np.int64([0]), minus=np.int64([-1]), v=normal(5, 216, seed=7))  # fmt: skip
 add(
     "residual", """g (float[N, 4, 6, 6] x) => (float y) {
-    a = Conv <pads = [1,1,1,1]> (x, w) r = Relu (a) c = Conv <pads = [1,1,1,1]> (r, v, b) s = Add (c, r) y = Relu (s) }""",
+    a = Conv <pads = [1,1,1,1]> (x, w) r = Relu (a) c = Conv <pads = [1,1,1,1]> (r, v, b)
+    s = Add (c, r) y = Relu (s) }""",
     image(), w=normal(4, 4, 3, 3, seed=1), v=normal(4, 4, 3, 3, seed=2), b=normal(4),
 )  # fmt: skip
 add(
@@ -72,7 +73,8 @@ add(
     image(), w=normal(4, 1, 3, 3, seed=1), b=normal(4), lo=np.float32(0), hi=np.float32(6),
 )  # fmt: skip
 add(
-    "conv_transpose", "g (float[N, 4, 6, 6] x) => (float y) { c = ConvTranspose <strides = [2,2]> (x, w, b) y = Relu (c) }",
+    "conv_transpose",
+    "g (float[N, 4, 6, 6] x) => (float y) { c = ConvTranspose <strides = [2,2]> (x, w, b) y = Relu (c) }",
     image(), w=normal(4, 5, 3, 3, seed=1), b=normal(5),
 )  # fmt: skip
 add(
@@ -95,11 +97,10 @@ add(
     "gemm_scaled", "g (float[N, 6] x) => (float y) { y = Gemm <alpha = 0.5, beta = 2.0> (x, w, b) }", VECTOR,
     w=normal(6, 5), b=normal(5),
 )  # fmt: skip
-add("gemm_row_bias", "g (float[N, 6] x) => (float y) { y = Gemm (x, w, b) }", VECTOR, w=normal(6, 5), b=normal(1, 5))
-add("gemm_scalar_bias", "g (float[N, 6] x) => (float y) { y = Gemm (x, w, b) }", VECTOR, w=normal(6, 5), b=np.float32(2))
-add("gemm_one_bias", "g (float[N, 6] x) => (float y) { y = Gemm (x, w, b) }", VECTOR, w=normal(6, 5), b=np.float32([2]))
-add("gemm_column_bias", "g (float[8, 6] x) => (float y) { y = Gemm (x, w, b) }", VECTOR, w=normal(6, 5), b=normal(8, 1))
-add("gemm_full_bias", "g (float[8, 6] x) => (float y) { y = Gemm (x, w, b) }", VECTOR, w=normal(6, 5), b=normal(8, 5))
+for kind, bias in {
+    "row": normal(1, 5), "scalar": np.float32(2), "one": np.float32([2]), "column": normal(8, 1), "full": normal(8, 5),
+}.items():  # fmt: skip
+    add(f"gemm_{kind}_bias", "g (float[8, 6] x) => (float y) { y = Gemm (x, w, b) }", VECTOR, w=normal(6, 5), b=bias)
 add(
     "gemm_trans", "g (float[6, 8] x) => (float y) { y = Gemm <transA = 1, transB = 1> (x, w, b) }",
     {"x": normal(6, 8)}, w=normal(5, 6), b=normal(5),
@@ -170,6 +171,25 @@ add(
     a = Gemm (x, w, b) h = com.microsoft.Gelu (a) y = Gemm (h, w, b) }""",
     VECTOR, domains='"com.microsoft": 1', w=normal(6, 6), b=normal(6),
 )  # fmt: skip
-add("two_inputs", "g (float[N, 6] x, float[N, 6] z) => (float y) { y = Add (x, z) }", {**VECTOR, "z": normal(N, 6, seed=8)})
+add(
+    "custom_domain_of_known_type", """g (float[N, 6] x) => (float y) <float[N, 6] h> {
+    a = Gemm (x, w, b) h = com.microsoft.Gelu (a) y = Gemm (h, w, b) }""",
+    VECTOR, domains='"com.microsoft": 1', w=normal(6, 6), b=normal(6),
+)  # fmt: skip
+add(
+    "two_inputs", "g (float[N, 6] x, float[N, 6] z) => (float y) { y = Add (x, z) }",
+    {**VECTOR, "z": normal(N, 6, seed=8)},
+)  # fmt: skip
+add(
+    "mask_is_computed", """g (float[N, 6] x, bool[N, 6] keep) => (float y) {
+    low = Where (keep, zero, least) s = Add (x, low) y = Softmax (s) }""",
+    {**VECTOR, "keep": np.tile([True, True, True, False, False, True], (N, 1))},
+    zero=np.float32(0), least=np.float32(-np.inf),
+)  # fmt: skip
+add(
+    "dynamic_shapes", """g (float[B, T, 6] x) => (float y) {
+    s = Shape (x) h = MatMul (x, w) r = Relu (h) f = Reshape (r, s) y = Softmax (f) }""",
+    {"x": normal(N, 3, 6)}, w=normal(6, 6),
+)  # fmt: skip
 add("no_nodes", "g (float[N, 6] x) => (float[N, 6] x) { }", VECTOR)
 add("no_float", "g (int64[N, 6] x) => (int64 y) { y = Add (x, x) }", {"x": np.ones((N, 6), np.int64)})

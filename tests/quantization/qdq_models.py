@@ -1,4 +1,4 @@
-"""Small float models as ONNX text, quantized the way the workflow does it, and facts about the QDQ graph that results."""
+"""Small float models as ONNX text, quantized as the workflow does it, and facts about the QDQ graph that results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from fewbits.quantization.insert import insert_qdq
 from fewbits.quantization.observe import Statistics, observe, watchlist
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
-from fewbits.runtime.session import RunOptions, Runner, SessionPolicy, open_session
+from fewbits.runtime.session import Runner, RunOptions, SessionPolicy, open_session
 from fewbits.spec.plan import Plan
 from fewbits.spec.target import load_target
 
@@ -142,8 +142,15 @@ def storage(node: ir.Node) -> tuple[ir.DataType, bytes, bytes]:
     return node.inputs[2].dtype, initializer(node.inputs[1]).tobytes(), initializer(node.inputs[2]).tobytes()
 
 
-def breaches(graph: ir.Graph) -> list[str]:
-    """Return what breaks the rules of the house in a QDQ graph; see DESIGN.md section 5."""
+def is_left_float(node: ir.Node, plan: Plan) -> bool:
+    return str(node.name) not in plan.nodes or plan.nodes[str(node.name)].precision.is_float
+
+
+def breaches(graph: ir.Graph, plan: Plan) -> list[str]:
+    """Return what no device can run as integers: pairs of one width in a row, operators that mix types.
+
+    Operators that the plan leaves in float may read and write anything.
+    """
     found = []
     for node in graph:
         if is_quantize(node):
@@ -151,7 +158,7 @@ def breaches(graph: ir.Graph) -> list[str]:
             if is_dequantize(above) and above.inputs[0].dtype == node.inputs[2].dtype:
                 found.append(f"two {node.inputs[2].dtype.name} pairs in a row at {node.name}")
             continue
-        if is_dequantize(node) or node.op_type == "Cast":
+        if is_dequantize(node) or is_left_float(node, plan):
             continue
         types = {
             v.producer().inputs[0].dtype

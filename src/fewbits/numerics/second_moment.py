@@ -61,7 +61,7 @@ class SecondMoment:
         diagonal = np.einsum("gkk->gk", matrix).copy()
         matrix = matrix * keep
         np.einsum("gkk->gk", matrix)[...] = _lifted(diagonal)
-        return matrix.astype(np.float32)
+        return np.asarray(matrix, dtype=np.float32)
 
     def mean(self) -> F32:
         """Return E[x] per group, [G, K]."""

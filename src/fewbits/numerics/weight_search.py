@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from fewbits.numerics.affine import SMALLEST_SCALE
 from fewbits.numerics.second_moment import SecondMoment
 from fewbits.spec.dtypes import QuantSpec
 
@@ -32,8 +33,8 @@ def search_weight_scales(rows: F32, spec: QuantSpec, moment: SecondMoment, *, ce
     Source: the objective of layer-wise reconstruction (Nagel et al. 2020, AdaRound, eq. 13), minimized over the scale.
     """
     tops = np.abs(rows).max(axis=(2, 3))
-    base = np.where(tops > 0, tops, tops.max() if tops.max() > 0 else 1.0) / spec.qmax
-    base = np.maximum(base, np.finfo(np.float32).tiny).astype(np.float32)
+    full = np.where(tops > 0, tops, tops.max() if tops.max() > 0 else 1.0) / spec.qmax
+    base = np.asarray(np.maximum(full, SMALLEST_SCALE), dtype=np.float32)
     variance, mean = moment.variance(), moment.mean() * (0 if centered else 1)
     matrix = moment.matrix(centered=centered)
     cheap = np.stack([_cheap_error(_delta(rows, base * r, spec), variance, mean) for r in RATIOS])
@@ -57,13 +58,13 @@ def _least(rows: F32, base: F32, spec: QuantSpec, matrix: F32, ratios: Sequence[
     return chosen
 
 
-def _pick(base: F32, ratio: npt.NDArray[np.float64]) -> F32:
-    return (base * ratio).astype(np.float32).ravel()
+def _pick(base: F32, ratio: F64) -> F32:
+    return np.asarray(np.maximum(base * ratio, SMALLEST_SCALE), dtype=np.float32).ravel()
 
 
-def _delta(rows: F32, scale: F32, spec: QuantSpec) -> F32:
+def _delta(rows: F32, scale: F32 | F64, spec: QuantSpec) -> F32:
     step = scale.astype(np.float32)[:, :, None, None]
-    return np.clip(np.rint(rows / step), spec.qmin, spec.qmax) * step - rows
+    return np.asarray(np.clip(np.rint(rows / step), spec.qmin, spec.qmax) * step - rows, dtype=np.float32)
 
 
 def _cheap_error(delta: F32, variance: F32, mean: F32) -> npt.NDArray[np.float64]:

@@ -59,7 +59,8 @@ class BiasFitter:
         grids = {key: grid for key, grid in self.plan.grids.items() if grid.role is Role.BIAS}
         narrow = dict(self.encodings)
         for _ in range(_ROUNDS):
-            if not any([self._widen(grid, self._corrected(grid, layers.get(grid.node))) for grid in grids.values()]):
+            wide = [self._widen(grid, self._corrected(grid, layers.get(grid.node))) for grid in grids.values()]
+            if not any(wide):
                 break
         for key, grid in grids.items():
             self._fix(key, grid, self._corrected(grid, layers.get(grid.node)))
@@ -115,8 +116,8 @@ class BiasFitter:
         if (scale < need).any():
             scale = np.asarray(np.maximum(scale, need * _MARGIN), dtype=np.float32)
             self.notes.append(
-                f"The bias {grid.tensor!r} does not fit int32 at input scale x weight scale, and that weight's grid may "
-                f"not change: it gets a coarser scale of its own, which some devices do not honour."
+                f"The bias {grid.tensor!r} does not fit int32 at input scale x weight scale, and that weight's grid "
+                f"may not change: it gets a coarser scale of its own, which some devices do not honour."
             )
         self.values[key] = values
         self.encodings[key] = Encoding(grid.spec, scale, np.zeros(scale.shape, np.int64))

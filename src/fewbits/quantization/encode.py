@@ -1,7 +1,8 @@
-"""Stage encode: (plan, statistics, range choices) -> one Encoding per grid. Pinned encodings are never derived again."""
+"""Stage encode: (plan, statistics, range choices) -> one Encoding per grid. What is pinned is never derived again."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from fewbits.numerics.affine import encoding_from_range
 from fewbits.numerics.histogram import Histogram
 from fewbits.numerics.ranges import Estimator, MinMax, Mse
 from fewbits.numerics.weight_search import search_weight_scales
-from fewbits.numerics.weights import weight_encoding
+from fewbits.numerics.weights import WeightMethod, weight_encoding
 from fewbits.quantization.biases import BiasFitter, constant_values
 from fewbits.quantization.layers import Layer, find_layers
 from fewbits.quantization.observe import Statistics, without_infinities
@@ -174,7 +175,7 @@ class _Encoder:
         if memo not in self.searched:
             values = constant_values(self.graph, grid.tensor)
             found = self._search(values, grid, layer) if method == "mse" and layer is not None else None
-            self.searched[memo] = found or weight_encoding(values, grid.spec, method=method)
+            self.searched[memo] = found or weight_encoding(values, grid.spec, method=cast(WeightMethod, method))
         self.encodings[key] = self.searched[memo]
 
     def _search(self, values: F32, grid: Grid, layer: Layer) -> Encoding | None:
@@ -184,9 +185,7 @@ class _Encoder:
             return None
         if layer.op == "ConvTranspose" and layer.groups > 1:
             return None
-        scales = search_weight_scales(
-            layer.weight_rows(values), grid.spec, moment, centered=self._is_centered(layer)
-        )
+        scales = search_weight_scales(layer.weight_rows(values), grid.spec, moment, centered=self._is_centered(layer))
         return Encoding(grid.spec, scales, np.zeros(scales.shape, np.int64))
 
     def _is_centered(self, layer: Layer | None) -> bool:

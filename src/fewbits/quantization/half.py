@@ -16,7 +16,7 @@ _COORDINATES = {("Resize", 1), ("GridSample", 1)}  # float16 cannot tell the pix
 
 
 def castable_inputs(node: ir.Node, opset: int) -> tuple[int, ...]:
-    """Return the input positions of `node` that may be float16, by the operator's schema; none if it knows no float16."""
+    """Return the input positions of `node` that may be float16, by its schema; none if it knows no float16."""
     schema = _schema(node, opset)
     if schema is None:
         return ()
@@ -106,7 +106,9 @@ class HalfPrecision:
         self.halves[back] = value
 
     def _cast_node(self, value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
-        node = ir.Node("", "Cast", [value], [ir.AttrInt64("to", int(dtype))], num_outputs=1, name=self.unique(f"{name}_cast"))
+        node = ir.Node(
+            "", "Cast", [value], [ir.AttrInt64("to", int(dtype))], num_outputs=1, name=self.unique(f"{name}_cast")
+        )
         out = node.outputs[0]
         out.name, out.type, out.shape = name, ir.TensorType(dtype), value.shape
         return node
@@ -115,5 +117,6 @@ class HalfPrecision:
         """Remove the Casts back to float32 that nothing reads."""
         for back, half in self.halves.items():
             node = back.producer()
-            if node is not None and half.producer() is not node and not list(back.uses()) and not back.is_graph_output():
+            is_cast = node is not None and half.producer() is not node
+            if node is not None and is_cast and not list(back.uses()) and not back.is_graph_output():
                 self.graph.remove(node, safe=True)

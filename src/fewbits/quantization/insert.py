@@ -5,11 +5,13 @@ biases are int32, fp16 nodes hold float16 weights between Casts, and a change of
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from fewbits.errors import SpecError
+from fewbits.graph.opset import QDQ_OPSET
 from fewbits.graph.topology import constant, is_float32
 from fewbits.numerics.affine import quantize
 from fewbits.quantization.encode import Encoded
@@ -17,7 +19,7 @@ from fewbits.quantization.half import HalfPrecision
 from fewbits.spec.dtypes import DType, PerChannel, PerTensor
 from fewbits.spec.plan import Plan, Role
 
-QDQ_OPSET = 21
+_REQUANTIZED = frozenset({"Conv", "ConvTranspose", "Gemm"})  # by ORT's WeightBiasQuantization
 _ONNX_TYPES = {
     DType.INT4: ir.DataType.INT4,
     DType.UINT4: ir.DataType.UINT4,
@@ -69,7 +71,27 @@ class _Inserter:
         half = HalfPrecision(graph, self.plan, self._unique)
         half.apply(nodes)
         half.drop_unused()
+        self._guard_floats(nodes)
         self._drop_unused()
+
+    def _guard_floats(self, nodes: list[ir.Node]) -> None:
+        """Keep float layers float: ORT turns float weights between DequantizeLinear and QuantizeLinear to int8 unasked.
+
+        A Max with the lowest number, which changes nothing, behind the DequantizeLinear stops its
+        WeightBiasQuantization under every session option.
+        """
+        lowest: ir.Value | None = None
+        for node in nodes:
+            source = node.inputs[0] if node.op_type in _REQUANTIZED and node.inputs else None
+            above = source.producer() if source is not None else None
+            if source is None or above is None or above.op_type != "DequantizeLinear":
+                continue
+            if not is_float32(node.inputs[1]) or constant(node.inputs[1]) is None:
+                continue
+            lowest = lowest or self._initializer("lowest_float", ir.Tensor(np.array(np.finfo(np.float32).min)))
+            guard = self._node("Max", [source, lowest], f"{source.name}_kept_float", {}, domain="")
+            guard.dtype, guard.shape = ir.DataType.FLOAT, source.shape
+            node.replace_input_with(0, guard)
 
     def _domain(self) -> str:
         opset = self.model.graph.opset_imports.get("", 0)
@@ -141,7 +163,7 @@ class _Inserter:
             self._initializer(f"{key}_zero_point", ir.Tensor(zero, dtype=_ONNX_TYPES[dtype])),
         )
 
-    def _initializer(self, name: str, tensor: ir.Tensor) -> ir.Value:
+    def _initializer(self, name: str, tensor: ir.Tensor[Any]) -> ir.Value:
         value = ir.Value(
             name=self._unique(name), shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
         )
@@ -149,10 +171,13 @@ class _Inserter:
         self.model.graph.register_initializer(value)
         return value
 
-    def _node(self, op: str, inputs: list[ir.Value], output: str, attributes: dict[str, int]) -> ir.Value:
+    def _node(
+        self, op: str, inputs: list[ir.Value], output: str, attributes: dict[str, int], *, domain: str | None = None
+    ) -> ir.Value:
         name = self._unique(output)
         attrs = [ir.AttrInt64(k, v) for k, v in attributes.items()]
-        node = ir.Node(self.domain, op, inputs, attrs, num_outputs=1, name=self._unique(f"{name}_node"))
+        where = self.domain if domain is None else domain
+        node = ir.Node(where, op, inputs, attrs, num_outputs=1, name=self._unique(f"{name}_node"))
         node.outputs[0].name = name
         producer = inputs[0].producer()
         graph = self.model.graph

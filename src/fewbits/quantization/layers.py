@@ -1,7 +1,7 @@
 """Layers with weights as matrices: which input vectors and which weight rows meet in one output.
 
-A Conv with G groups, a Gemm and a MatMul all become outputs [G, C] = weights [G, C, T, K] x inputs [G, R, K]: K inputs per
-output, T independent taps (1 but for ConvTranspose), R sampled positions.
+A Conv with G groups, a Gemm and a MatMul all become outputs [G, C] = weights [G, C, T, K] x inputs [G, R, K]: K inputs
+per output, T independent taps (1 but for ConvTranspose), R sampled positions.
 """
 
 import math
@@ -70,15 +70,15 @@ class Layer:
         return np.ascontiguousarray(rows)[None, :, None, :]
 
     def sample_rows(self, x: npt.NDArray[Any], first_sample: int) -> F32 | None:
-        """Return sampled input vectors [G, R, K] of a batch, the same ones however samples are batched; None if empty."""
+        """Return sampled input vectors [G, R, K] of a batch, the same however samples are batched; None if empty."""
         count = int(np.clip(_ROW_BUDGET // max(self.inputs, 1), _FEWEST_ROWS, _MOST_ROWS))
         if x.size == 0:
             return None
         if self.op == "Conv":
             return self._conv_rows(x, count, first_sample)
         if self.op == "ConvTranspose":
-            flat = x.reshape(x.shape[0], self.groups, self.inputs, -1)
-            rows = [s[..., _positions(s.shape[-1], count, first_sample + i)] for i, s in enumerate(flat)]
+            images = x.reshape(x.shape[0], self.groups, self.inputs, -1)
+            rows = [s[..., _positions(s.shape[-1], count, first_sample + i)] for i, s in enumerate(images)]
             return np.concatenate([r.transpose(0, 2, 1) for r in rows], axis=1)
         if self.op == "Gemm":
             return (x.T if self.transposed[0] else x)[None]
@@ -88,17 +88,17 @@ class Layer:
     def _conv_rows(self, x: npt.NDArray[Any], count: int, first_sample: int) -> F32 | None:
         kernel, rank = self.weight_shape[2:], len(self.strides)
         starts = tuple(-p % s for p, s in zip(self.pads[:rank], self.strides, strict=True))
-        form = (kernel, self.strides, self.dilations)
-        if not all(_steps(x.shape[2:], starts, *form)):
+        form = _Form(kernel, self.strides, self.dilations)
+        if not all(form.steps(x.shape[2:], starts)):
             # no window lies inside: let it reach into the padding
             x = np.pad(x, [(0, 0), (0, 0), *zip(self.pads[:rank], self.pads[rank:], strict=True)])
             starts = (0,) * rank
-        if not all(_steps(x.shape[2:], starts, *form)):
+        if not all(form.steps(x.shape[2:], starts)):
             return None
         flat = x.reshape(*x.shape[:2], -1)
         rows = []
         for i, sample in enumerate(flat):
-            index = _windows(x.shape[2:], starts, *form, count, (first_sample + i) % _PHASES)
+            index = _windows(form, x.shape[2:], starts, count, (first_sample + i) % _PHASES)
             patches = sample[:, index]  # [I, P, T]
             parts = patches.reshape(self.groups, -1, *index.shape)
             rows.append(parts.transpose(0, 2, 1, 3).reshape(self.groups, len(index), -1))
@@ -108,24 +108,29 @@ class Layer:
 Sizes = tuple[int, ...]
 
 
-def _steps(size: Sizes, starts: Sizes, kernel: Sizes, strides: Sizes, dilations: Sizes) -> list[int]:
-    """Return along each axis how many windows of the layer lie inside an image of `size`, the first one at `starts`."""
-    axes = zip(size, starts, kernel, strides, dilations, strict=True)
-    return [max((n - first - (k - 1) * d - 1) // step + 1, 0) for n, first, k, step, d in axes]
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How the windows of a convolution lie, without its pads."""
+
+    kernel: Sizes
+    strides: Sizes
+    dilations: Sizes
+
+    def steps(self, size: Sizes, starts: Sizes) -> list[int]:
+        """Return along each axis how many windows lie inside an image of `size`, the first one at `starts`."""
+        axes = zip(size, starts, self.kernel, self.strides, self.dilations, strict=True)
+        return [max((n - first - (k - 1) * d - 1) // step + 1, 0) for n, first, k, step, d in axes]
 
 
 @lru_cache(maxsize=4096)
-def _windows(
-    size: Sizes, starts: Sizes, kernel: Sizes, strides: Sizes, dilations: Sizes, count: int, phase: int
-) -> npt.NDArray[np.intp]:
+def _windows(form: _Form, size: Sizes, starts: Sizes, count: int, phase: int) -> npt.NDArray[np.intp]:
     """Return flat indices [P, T] of the T taps of P windows inside an image of `size`."""
-    rank = len(size)
-    steps = _steps(size, starts, kernel, strides, dilations)
+    rank, steps = len(size), form.steps(size, starts)
     chosen = _positions(math.prod(steps), count, phase)
-    corner = np.stack(np.unravel_index(chosen, steps)) * np.array(strides)[:, None] + np.array(starts)[:, None]
-    grids = np.meshgrid(*[np.arange(k) * d for k, d in zip(kernel, dilations, strict=True)], indexing="ij")
+    corner = np.stack(np.unravel_index(chosen, steps)) * np.array(form.strides)[:, None] + np.array(starts)[:, None]
+    grids = np.meshgrid(*[np.arange(k) * d for k, d in zip(form.kernel, form.dilations, strict=True)], indexing="ij")
     taps = np.stack(grids).reshape(rank, -1)
-    return np.ravel_multi_index(tuple(corner[:, :, None] + taps[:, None, :]), size)
+    return np.asarray(np.ravel_multi_index(tuple(corner[:, :, None] + taps[:, None, :]), size))
 
 
 def _positions(total: int, count: int, phase: int) -> npt.NDArray[np.intp]:

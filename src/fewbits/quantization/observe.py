@@ -151,7 +151,7 @@ def observe(
 
 
 def seen_by_softmax(x: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
-    """Return `x` with everything that vanishes in a Softmax raised to where it vanishes: log(n) + 8 below its row's top.
+    """Return `x` with all that vanishes in a Softmax raised to where it vanishes: log(n) + 8 below its row's top.
 
     A mask of -10000 or -inf would otherwise stretch the grid until all real scores share one step. Rows that are masked
     as a whole say nothing and become zeros.
@@ -164,7 +164,7 @@ def seen_by_softmax(x: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
         return x
     top = x.max(axis=axis, keepdims=True)
     floor = top - (_VANISHED + np.log(max(x.shape[axis], 1)))
-    return np.where(top <= _MASKED, x.dtype.type(0), np.maximum(x, floor))
+    return np.asarray(np.where(top <= _MASKED, x.dtype.type(0), np.maximum(x, floor)))
 
 
 _VANISHED = 8.0  # all that is raised adds up to less than exp(-8) = 0.03 % of the probability

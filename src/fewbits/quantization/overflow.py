@@ -16,8 +16,8 @@ def half_overflows(graph: ir.Graph, statistics: Statistics) -> dict[str, str]:
     """Return node name -> reason for every node that float16 cannot hold.
 
     A node is named when the calibrated absmax of an input or output, times MARGIN, exceeds 65504, or when one of its
-    constants does. Masks and bounds (constants of Add, Where, Min, Max, Clip ...) saturate instead: they mean "as low as
-    possible". Settings that stay float32 and infinities do not count.
+    constants does. Masks and bounds (constants of Add, Where, Min, Max, Clip ...) saturate instead: they mean "as low
+    as possible". Settings that stay float32 and infinities do not count.
     """
     found: dict[str, str] = {}
     for node in graph:

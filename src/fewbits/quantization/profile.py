@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from fewbits.errors import SpecError
-from fewbits.graph.optable import FLOAT_REASONS, Kind
 from fewbits.graph.opset import QDQ_OPSET
+from fewbits.graph.optable import FLOAT_REASONS, Kind
 from fewbits.graph.topology import data_positions, data_values, fusions, is_float32, op_rule
 from fewbits.quantization.half import castable_inputs
 from fewbits.spec.plan import NodePlan
@@ -47,15 +47,14 @@ def assign(
         SpecError: the profile names a node that the graph does not have.
     """
     nodes = list(graph)
-    known = {n.name for n in nodes}
-    missing = sorted(set(profile.nodes) - known)  # type: ignore[arg-type]
+    missing = sorted(set(profile.nodes) - {str(n.name) for n in nodes})
     if missing:
         raise SpecError(f"The profile names the node {missing[0]!r}, which the prepared graph does not have.")
     fused = fusions(graph, target.fused, target.left_float)
     data = data_values(graph)
     plans: dict[str, NodePlan] = {}
     for node in nodes:
-        plan = _plan_node(node, profile, target, data, fused, plans)
+        plan = _plan_node(node, profile, target, float_reason(node, target, data), (fused, plans))
         refused = ""
         if plan.precision == FP16:
             refused = half_refused.get(str(node.name), "")
@@ -69,11 +68,11 @@ def _plan_node(
     node: ir.Node,
     profile: Profile,
     target: Target,
-    data: set[ir.Value],
-    fused: Mapping[ir.Node, ir.Node],
-    done: Mapping[str, NodePlan],
+    reason: str,
+    before: tuple[Mapping[ir.Node, ir.Node], Mapping[str, NodePlan]],
 ) -> NodePlan:
-    reason = float_reason(node, target, data)
+    """`before` holds follower -> head and the plans of the nodes above."""
+    fused, done = before
     if reason:
         return NodePlan(node.op_type, FP32, reason)
     if node in fused:
@@ -102,6 +101,8 @@ def float_reason(node: ir.Node, target: Target, data: set[ir.Value]) -> str:
         return f"operator {node.domain}::{node.op_type} is not part of ONNX"
     if node.op_type in target.left_float:
         return target.left_float[node.op_type]
+    if any(v is not None and v.name and v.dtype is None for v in (*node.inputs, *node.outputs[:1])):
+        return "the types of its tensors are not known: it follows an operator that is not part of ONNX"
     if not any(is_float32(v) for v in node.outputs):
         return "it computes no float32 values"
     rule = op_rule(node)
@@ -109,6 +110,6 @@ def float_reason(node: ir.Node, target: Target, data: set[ir.Value]) -> str:
         return FLOAT_REASONS.get(node.op_type, f"operator {node.op_type} is not in the table of known operators")
     if not any(v in data for v in node.outputs) or not data_positions(node, rule):
         return "its values come from constants or shapes, not from data"
-    if len([v for v in node.outputs if is_float32(v)]) > 1 and rule.kind not in (Kind.PASS,):
+    if len([v for v in node.outputs if is_float32(v)]) > 1 and rule.kind is not Kind.PASS:
         return f"{node.op_type} with several outputs is not supported"
     return ""

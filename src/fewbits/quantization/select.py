@@ -5,7 +5,7 @@ are tried first, then one run of tensors after the other (in topological order) 
 kept there when the output error falls. Every trial is one pass of the quantized model over the same few samples.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fewbits.numerics.ranges import Estimator, MinMax, Mse, Percentile
@@ -36,19 +36,15 @@ class Selection:
     trials: tuple[tuple[str, float], ...]
 
 
-def choose_ranges(
-    plan: Plan, base: Ranges, measure: Callable[[Ranges], float], *, outputs: Collection[str] = ()
-) -> Selection:
+def choose_ranges(plan: Plan, base: Ranges, measure: Callable[[Ranges], float]) -> Selection:
     """Return ranges with a small output error.
 
     Args:
         plan: the plan to encode; only activations of 8 bits or fewer leave something to choose.
         base: settings that are not up for choice (weights, biases).
         measure: relative output error of the quantized model under given ranges; called at most MOST_TRIALS times.
-        outputs: tensors that the graph hands out: they keep the first candidate, since clipping the output itself can
-            lower its mean squared error and still bend its largest values, which are what a classifier is read by.
     """
-    tensors = [t for t in narrow_tensors(plan) if t not in outputs]
+    tensors = narrow_tensors(plan)
     if not tensors:
         return Selection(replace(base, activations=CANDIDATES[0]), ())
     trials: list[tuple[str, float]] = []
@@ -58,8 +54,7 @@ def choose_ranges(
         trials.append((name, error))
         return error
 
-    kept = dict.fromkeys(outputs, CANDIDATES[0])
-    whole = [replace(base, activations=c, by_tensor=kept) for c in CANDIDATES]
+    whole = [replace(base, activations=c) for c in CANDIDATES]
     errors = [attempt(str(c), r) for c, r in zip(CANDIDATES, whole, strict=True)]
     first, second = sorted(range(len(errors)), key=lambda i: errors[i] * (1 - _GAIN if i == 0 else 1))[:2]
     best, error, other = whole[first], errors[first], CANDIDATES[second]

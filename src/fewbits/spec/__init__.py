@@ -1,0 +1,1 @@
+"""What we want, as data: types and grids, precisions, plans, encodings, targets."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -31,7 +32,7 @@ class DType(Enum):
         return not self.value.startswith("u")
 
     @property
-    def numpy(self) -> np.dtype:  # type: ignore[type-arg]
+    def numpy(self) -> np.dtype[Any]:
         """The numpy dtype with one array element per code (4-bit types come from ml_dtypes)."""
         return np.dtype(getattr(ml_dtypes, self.value) if self.bits == 4 else self.value)
 
@@ -96,9 +97,9 @@ class QuantSpec:
         """Lowest code in use: symmetric signed grids leave -2^(bits-1) unused."""
         if not self.dtype.is_signed:
             return 0
-        return -(2 ** (self.bits - 1)) + (1 if self.is_symmetric else 0)
+        return -(1 << (self.bits - 1)) + (1 if self.is_symmetric else 0)
 
     @property
     def qmax(self) -> int:
         """Highest code in use."""
-        return int(2 ** (self.bits - 1) - 1) if self.dtype.is_signed else int(2**self.bits - 1)
+        return (1 << (self.bits - 1)) - 1 if self.dtype.is_signed else (1 << self.bits) - 1

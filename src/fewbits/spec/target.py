@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fewbits.errors import SpecError
 from fewbits.spec.dtypes import DType
@@ -16,6 +16,8 @@ _KEYS = {
     "description", "extends", "activation_types", "weight_types", "per_channel", "fused", "fixed_ranges",
     "concat_shares_grid", "gamma_follows_activation", "left_float", "fp16",
 }  # fmt: skip
+_NEEDED = ("description", "activation_types", "weight_types", "per_channel", "fused")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,11 @@ def load_target(name: str | Path) -> Target:
         path = Path(text)
         if not path.is_file():
             raise SpecError(f"The target file {text!r} does not exist.")
-        return _build(path.stem, _resolve(path.read_text(encoding="utf-8"), text), text)
+        try:
+            content = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(f"The target file {text!r} cannot be read as text: {error}.") from error
+        return _build(path.stem, _resolve(content, text), text)
     if text not in target_names():
         near = difflib.get_close_matches(text, target_names(), 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -87,29 +93,68 @@ def _resolve(text: str, where: str) -> dict[str, Any]:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"The target file {where!r} is not valid TOML: {error}.") from error
-    unknown = set(table) - _KEYS
-    if unknown:
-        raise SpecError(f"Target {where!r} has unknown keys {sorted(unknown)}: the keys are {sorted(_KEYS)}.")
+    for key in table:
+        if key not in _KEYS:
+            near = difflib.get_close_matches(key, _KEYS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise SpecError(f"Target {where!r} has the unknown key {key!r}: the keys are {sorted(_KEYS)}.{hint}")
     base = _builtin(str(table.pop("extends"))) if "extends" in table else {}
     return {**base, **table}
 
 
 def _build(name: str, table: Mapping[str, Any], where: str) -> Target:
-    try:
-        return Target(
-            name=name,
-            description=str(table["description"]),
-            activation_types=frozenset(DType(t) for t in table["activation_types"]),
-            weight_types=frozenset(DType(t) for t in table["weight_types"]),
-            per_channel=frozenset(table["per_channel"]),
-            fused={k: frozenset(v) for k, v in table["fused"].items()},
-            fixed_ranges={k: (float(v[0]), float(v[1])) for k, v in table.get("fixed_ranges", {}).items()},
-            concat_shares_grid=bool(table.get("concat_shares_grid", True)),
-            gamma_follows_activation=bool(table.get("gamma_follows_activation", True)),
-            left_float=dict(table.get("left_float", {})),
-            fp16=bool(table.get("fp16", True)),
-        )
-    except KeyError as error:
-        raise SpecError(f"Target {where!r} lacks the key {error}.") from error
-    except (ValueError, TypeError, AttributeError, IndexError) as error:
-        raise SpecError(f"Target {where!r} has a value that cannot be used: {error}.") from error
+    for key in _NEEDED:
+        if key not in table:
+            raise SpecError(f"Target {where!r} lacks the key {key!r}: write it, or extends = {DEFAULT_TARGET!r}.")
+    read = _Reader(table, where)
+    return Target(
+        name=name,
+        description=read.typed("description", table["description"], str, "a text"),
+        activation_types=read.types("activation_types"),
+        weight_types=read.types("weight_types"),
+        per_channel=read.names("per_channel", table["per_channel"]),
+        fused={k: read.names(f"fused.{k}", v) for k, v in read.table("fused").items()},
+        fixed_ranges={k: read.interval(f"fixed_ranges.{k}", v) for k, v in read.table("fixed_ranges").items()},
+        concat_shares_grid=read.flag("concat_shares_grid"),
+        gamma_follows_activation=read.flag("gamma_follows_activation"),
+        left_float={k: read.typed(f"left_float.{k}", v, str, "a reason") for k, v in read.table("left_float").items()},
+        fp16=read.flag("fp16"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads values of a target file and says which one is wrong."""
+
+    source: Mapping[str, Any]
+    where: str
+
+    def typed(self, key: str, value: Any, kind: type[_T], what: str) -> _T:
+        if not isinstance(value, kind):
+            raise SpecError(f"Target {self.where!r} has {key} = {value!r}: write {what}.")
+        return value
+
+    def table(self, key: str) -> dict[str, Any]:
+        return self.typed(key, self.source.get(key, {}), dict, "a table, one operator per line")
+
+    def flag(self, key: str) -> bool:
+        return self.typed(key, self.source.get(key, True), bool, "true or false")
+
+    def names(self, key: str, value: Any) -> frozenset[str]:
+        found = self.typed(key, value, list, "a list of names in quotes")
+        return frozenset(self.typed(key, name, str, "a list of names in quotes") for name in found)
+
+    def types(self, key: str) -> frozenset[DType]:
+        known = [d.value for d in DType]
+        for name in (found := self.names(key, self.source[key])):
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise SpecError(f"Target {self.where!r} has the type {name!r} in {key}: choose of {known}.{hint}")
+        return frozenset(DType(name) for name in found)
+
+    def interval(self, key: str, value: Any) -> tuple[float, float]:
+        ends = self.typed(key, value, list, "[low, high]")
+        if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends) or not ends[0] < ends[1]:
+            raise SpecError(f"Target {self.where!r} has {key} = {value!r}: write [low, high], low below high.")
+        return float(ends[0]), float(ends[1])

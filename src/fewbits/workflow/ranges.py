@@ -53,8 +53,7 @@ def resolve_ranges(
     if ranges != AUTO:
         return Selection(Ranges(parse_estimator(ranges), weights), ())
     trial = _Trial(calibration, plan, pinned)
-    outputs = [str(value.name) for value in calibration.model.graph.outputs]
-    return choose_ranges(plan, Ranges(weights=weights), trial.error, outputs=outputs)
+    return choose_ranges(plan, Ranges(weights=weights), trial.error)
 
 
 class _Trial:
