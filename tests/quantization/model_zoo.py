@@ -46,7 +46,7 @@ conv("reduce", "y = ReduceMean <keepdims = 0> (c, axes)", axes=np.int64([2, 3]))
 conv("topk_in_the_middle", "v, i = TopK <axis = 1> (c, k) y = Relu (v)", k=np.int64([2]))
 conv(
     "group_norm", "n = GroupNormalization <num_groups = 2> (c, g, h) y = Relu (n)",
-    "float[N, 6, 6, 6]",  # onnx infers no shapes here
+    "float[N, 6, 6, 6]",  # onnx's checker infers no shape here
     g=normal(6, seed=5), h=normal(6, seed=6),
 )  # fmt: skip
 conv("instance_norm", "y = InstanceNormalization (c, g, h)", g=normal(6, seed=5), h=normal(6, seed=6))

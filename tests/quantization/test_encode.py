@@ -88,9 +88,9 @@ def test_denormal_channel_does_not_stop_the_run():
 def linear(kind: str):
     if kind == "gemm":
         text, arrays = "g (float[N, 16] x) => (float y) { y = Gemm (x, w, b) }", {"w": normal(16, 8), "b": normal(8)}
-        return model(text, **arrays), normal(24, 16, seed=5) + 2
+        return model(text, **arrays), normal(8, 16, seed=5) + 2
     text = "g (float[N, 4, 5, 5] x) => (float y) { y = Conv (x, w, b) }"
-    return model(text, w=normal(8, 4, 3, 3), b=normal(8)), normal(24, 4, 5, 5, seed=5) + 2
+    return model(text, w=normal(8, 4, 3, 3), b=normal(8)), normal(8, 4, 5, 5, seed=5) + 2
 
 
 @pytest.mark.parametrize("kind", ["gemm", "conv"])
@@ -210,15 +210,16 @@ def test_weight_methods_differ_and_the_memory_holds_what_was_searched():
 
 
 def test_searched_weights_make_the_smaller_output_error():
-    graph, feeds = ZOO["gemm"]()
-    feeds = {"x": np.random.default_rng(0).gamma(1, size=(64, 6)).astype(np.float32)}
+    rng = np.random.default_rng(0)
+    weight = rng.standard_t(3, (24, 8)).astype(np.float32)
+    graph = model("g (float[N, 24] x) => (float y) { y = Gemm (x, w, b) }", w=weight, b=normal(8))
+    feeds = {"x": rng.gamma(1, size=(64, 24)).astype(np.float32)}
     errors = []
     for method in ("mse", "absmax"):
         made = quantized(graph, feeds, "w3a16", ranges=Ranges(weights=method))
-        weight = normal(6, 5)
         delta = feeds["x"] @ (fake_quantize(weight, made.encoding("w")) - weight)
         errors.append(np.square(delta - delta.mean(axis=0)).mean())
-    assert errors[0] < 0.95 * errors[1]
+    assert errors[0] < 0.8 * errors[1]
 
 
 def test_tensor_that_was_not_observed_is_named():

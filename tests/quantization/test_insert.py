@@ -118,42 +118,29 @@ def test_outputs_that_nothing_reads_get_no_pair():
     assert all(any(v in read for v in node.outputs) for node in graph)
 
 
+BETWEEN = {
+    "conv": ("c = Conv (r, w, b)", {"w": normal(4, 4, 3, 3), "b": normal(4)}),
+    "conv_transpose": ("c = ConvTranspose (r, w)", {"w": normal(4, 4, 3, 3)}),
+    "gemm": ("f = Flatten (r) c = Gemm <transB = 1> (f, w, b)", {"w": normal(5, 144), "b": normal(5)}),
+    "matmul": ("c = MatMul (r, w)", {"w": normal(6, 6)}),
+}
+
+
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize(("name", "node"), [("residual", "c"), ("tied_linear", "y"), ("conv_transpose", "c")])
-def test_float_layer_between_integers_stays_float(name, node, policy):
+@pytest.mark.parametrize("kind", BETWEEN)
+def test_float_layer_between_integers_stays_float(kind, policy):
     """ORT's WeightBiasQuantization turns a bare float Conv between DQ and Q into an int8 one, unasked."""
-    made = made_of(name, "w8a8", {node: "fp32"}, target="qnn-htp-v69")
-    text = {"op": made.float_model.graph.node(node).op_type, "out": node}
-    source = made.quantized.graph.node(node).inputs[0].name
-    probe = made.quantized.clone()
-    values = {v.name: v for n in probe.graph for v in n.outputs}
-    probe.graph.outputs.extend([values[source], values[f"{node}_float"] if f"{node}_float" in values else values[node]])
-    given = session(probe, policy)(made.feeds)
-    single = made.float_model.clone()
-    keep = single.graph.node(node)
-    fed = ir.Value(name="fed", type=ir.TensorType(ir.DataType.FLOAT), shape=keep.inputs[0].shape)
-    keep.replace_input_with(0, fed)
-    alone = ir.Model(
-        ir.Graph([fed], [keep.outputs[0]], nodes=_only(single, keep), opset_imports={"": 21},
-                 initializers=[v for v in keep.inputs[1:] if v is not None]), ir_version=10,
-    )  # fmt: skip
-    wanted = next(iter(session(alone)({"fed": given[source]}).values()))
-    found = given.get(f"{node}_float", given.get(node))
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max(), err_msg=str(text))
-
-
-def _only(whole: ir.Model, node: ir.Node) -> list[ir.Node]:
-    for other in list(whole.graph):
-        if other is not node:
-            for value in other.outputs:
-                for use in list(value.uses()):
-                    use.node.replace_input_with(use.idx, None)
-    for out in list(whole.graph.outputs):
-        whole.graph.outputs.remove(out)
-    for value in list(whole.graph.initializers.values()):
-        whole.graph.initializers.pop(value.name)
-    whole.graph.remove(node)
-    return [node]
+    body, arrays = BETWEEN[kind]
+    x = {"x": normal(8, 4, 6, 6)}
+    graph = model(f"g (float[N, 4, 6, 6] x) => (float y) {{ r = Sigmoid (x) {body} y = Tanh (c) }}", **arrays)
+    made = quantized(graph, x, "w8a8", {"c": "fp32"})
+    assert made.plan.nodes["y"].precision.activation_bits == 8
+    tail = model(f"g (float[N, 4, 6, 6] r) => (float c) {{ {body} }}", **arrays)
+    sigmoid = fake_quantize(1 / (1 + np.exp(-rounded(made, "x", x["x"]))), made.encoding("r"))
+    wanted = rounded(made, "y", np.tanh(rounded(made, "c", session(tail)({"r": sigmoid})["c"])))
+    # float weights leave a rare flip of one step, int8 weights many
+    steps = np.abs(made.run(policy)["y"] - wanted) / made.encoding("y").scale
+    assert (steps < 0.5).mean() > 0.98
 
 
 @pytest.mark.parametrize("name", ["attention", "residual", "conv_prelu", "group_norm", "resize_linear", "pow_div"])
@@ -225,7 +212,7 @@ def test_older_models_use_the_operators_of_com_microsoft(opset, precision):
 
 
 def test_4_bits_below_opset_21_are_refused_in_one_sentence():
-    with pytest.raises(SpecError, match="4-bit grids need ONNX opset 21, and this model could only be kept at opset 17"):
+    with pytest.raises(SpecError, match=r"4-bit grids need ONNX opset 21, .* only be kept at opset 17"):
         quantized(old(17), {"x": normal(8, 6)}, "w4a8")
 
 

@@ -183,7 +183,7 @@ def test_gamma_follows_the_activations_unless_the_target_says_not(tmp_path):
         ("erf", "e", "HTP has no integer Erf"),
         ("topk_in_the_middle", "v", "its result is indices"),
         ("custom_domain_of_known_type", "h", "operator com.microsoft::Gelu is not part of ONNX"),
-        ("custom_domain", "y", "the types of its tensors are not known: it follows an operator that is not part of ONNX"),
+        ("custom_domain", "y", "the types of its tensors are not known: it follows an operator that is not part"),
         ("control_flow", "z", "bodies of control flow"),
         ("shape_arithmetic", "n", "it computes no float32 values"),
         ("fed_by_shapes", "o", "not in the table of known operators"),
@@ -218,7 +218,7 @@ def test_refused_fp16_carries_the_figure_to_the_follower():
 
 
 def test_w16_on_v69_is_refused_by_the_first_node_with_weights():
-    with pytest.raises(SpecError, match=r"Target 'qnn-htp-v69' cannot run Conv 'c' in w16a16: its weights are int4, int8"):
+    with pytest.raises(SpecError, match=r"'qnn-htp-v69' cannot run Conv 'c' in w16a16: its weights are int4, int8"):
         plan_of("conv_relu", "w16a16", target="qnn-htp-v69")
     graph = model("g (float[N, 4] x) => (float y) { y = Relu (x) }")
     assert plan_of(graph, "w16a16", target="qnn-htp-v69").grids["y"].spec.dtype is DType.UINT16
@@ -226,9 +226,10 @@ def test_w16_on_v69_is_refused_by_the_first_node_with_weights():
 
 def test_activation_width_that_the_target_lacks_is_refused(tmp_path):
     (tmp_path / "t.toml").write_text('extends = "qnn-htp-v73"\nactivation_types = ["uint8"]\n')
+    graph = model("g (float[N, 4] x) => (float y) { y = Relu (x) }")
+    assert plan_of(graph, target=str(tmp_path / "t.toml")).grids
     with pytest.raises(SpecError, match=r"cannot run Relu 'y' in w8a16: its activations are uint8, not uint16"):
-        plan_of("conv_read_twice", nodes={"r": "w8a8", "y": "w8a8"}, target=str(tmp_path / "t.toml"))
-        plan_of(model("g (float[N, 4] x) => (float y) { y = Relu (x) }"), "w8a16", target=str(tmp_path / "t.toml"))
+        plan_of(graph, "w8a16", target=str(tmp_path / "t.toml"))
 
 
 def test_profile_of_an_unknown_node_is_refused():

@@ -1,7 +1,8 @@
 """Streaming second moments of the inputs of one layer: what an error in its weights does to its output.
 
-For a linear layer y = w x, replacing w by w + d changes the output by an expected square of d^T E[x x^T] d. Rows x come in,
-E[x x^T] comes out; for layers with very many inputs per output only its diagonal and the mean are kept.
+For a linear layer y = w x, replacing w by w + d changes the output by an expected square of d^T E[x x^T] d. Rows x come
+in, E[x x^T] comes out; for layers with very many inputs per output only its diagonal and the mean are kept. Sums are
+taken of x less the mean of the first rows, so that inputs far from zero do not drown their own variance in rounding.
 """
 
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ class SecondMoment:
     rows: int = 0
     _waiting: list[F32] = field(default_factory=list)
     _waiting_rows: int = 0
+    _offset: F32 | None = None
     _square: F64 | None = None
     _sum: F64 | None = None
 
@@ -44,18 +46,17 @@ class SecondMoment:
     def matrix(self, *, centered: bool = False) -> F32 | None:
         """Return E[x x^T] per group [G, K, K], or the covariance when `centered`; None when only diagonals are kept.
 
-        It is shrunk towards its diagonal where rows are few, and the diagonal is lifted by 1 % of the mean power: an input
-        that no sampled row excited (a rare feature) still has a price.
-
-        The shrinkage K / (K + rows) keeps directions that no sample happened to excite from looking free of cost.
+        It is shrunk towards its diagonal where rows are few, and the diagonal is lifted by 1 % of the mean power: an
+        input that no sampled row excited (a rare feature) still has a price. The shrinkage K / (K + rows) keeps
+        directions that no sample happened to excite from looking free of cost.
         """
         self._flush()
         if self._square is None or self._square.ndim != 3:
             return None
-        matrix = self._square / self.rows
-        if centered and self._sum is not None:
-            mean = self._sum / self.rows
-            matrix = matrix - mean[:, :, None] * mean[:, None, :]
+        shift, mean = self._shift(), self.mean().astype(np.float64)
+        matrix = self._square / self.rows - shift[:, :, None] * shift[:, None, :]
+        if not centered:
+            matrix = matrix + mean[:, :, None] * mean[:, None, :]
         inputs = matrix.shape[-1]
         keep = self.rows / (self.rows + inputs)
         diagonal = np.einsum("gkk->gk", matrix).copy()
@@ -65,23 +66,31 @@ class SecondMoment:
 
     def mean(self) -> F32:
         """Return E[x] per group, [G, K]."""
-        self._flush()
-        assert self._sum is not None
-        return (self._sum / self.rows).astype(np.float32)
+        shift = self._shift()
+        assert self._offset is not None
+        return np.asarray(self._offset + shift, dtype=np.float32)
 
     def variance(self) -> F32:
         """Return the variance of each input, [G, K], lifted as in `matrix`."""
-        self._flush()
+        shift = self._shift()
         assert self._square is not None
-        assert self._sum is not None
         square = np.einsum("gkk->gk", self._square) if self._square.ndim == 3 else self._square
-        return _lifted(np.maximum(square / self.rows - (self._sum / self.rows) ** 2, 0.0)).astype(np.float32)
+        return _lifted(np.maximum(square / self.rows - shift**2, 0.0)).astype(np.float32)
+
+    def _shift(self) -> F64:
+        """Return E[x - offset], [G, K]."""
+        self._flush()
+        assert self._sum is not None
+        return self._sum / self.rows
 
     def _flush(self) -> None:
         if not self._waiting:
             return
         rows = np.concatenate(self._waiting, axis=1)
         self._waiting, self._waiting_rows = [], 0
+        if self._offset is None:
+            self._offset = rows.mean(axis=1)
+        rows = rows - self._offset[:, None]
         if rows.shape[2] <= MOST_INPUTS:
             square = (rows.transpose(0, 2, 1) @ rows).astype(np.float64)
         else:

@@ -175,7 +175,7 @@ class _Encoder:
         if memo not in self.searched:
             values = constant_values(self.graph, grid.tensor)
             found = self._search(values, grid, layer) if method == "mse" and layer is not None else None
-            self.searched[memo] = found or weight_encoding(values, grid.spec, method=cast(WeightMethod, method))
+            self.searched[memo] = found or weight_encoding(values, grid.spec, method=cast("WeightMethod", method))
         self.encodings[key] = self.searched[memo]
 
     def _search(self, values: F32, grid: Grid, layer: Layer) -> Encoding | None:

@@ -71,7 +71,8 @@ class Layer:
 
     def sample_rows(self, x: npt.NDArray[Any], first_sample: int) -> F32 | None:
         """Return sampled input vectors [G, R, K] of a batch, the same however samples are batched; None if empty."""
-        count = int(np.clip(_ROW_BUDGET // max(self.inputs, 1), _FEWEST_ROWS, _MOST_ROWS))
+        most = _MOST_ROWS if self.groups == 1 else _MOST_ROWS // 2
+        count = int(np.clip(_ROW_BUDGET // max(self.inputs, 1), _FEWEST_ROWS, most))
         if x.size == 0:
             return None
         if self.op == "Conv":

@@ -22,7 +22,7 @@ from fewbits.quantization.layers import Layer, find_layers
 from fewbits.runtime.progress import Progress
 from fewbits.spec.target import Target
 
-MOST_COUNTED = 1 << 14
+MOST_COUNTED = 1 << 13
 """Elements of one tensor counted per sample: larger tensors are counted with a stride (their range stays exact)."""
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
@@ -38,12 +38,15 @@ class Watchlist:
         layers: the layers with constant weights, whose inputs are sampled.
         aliases: tensor that only passes values through -> the watched tensor it takes them from.
         softmax_axes: tensor that only a Softmax reads -> the axis it normalizes.
+        nonnegative: tensors whose operator cannot give less than zero: since every grid holds zero, their minimum is
+            taken as zero and not looked for.
     """
 
     tensors: tuple[str, ...]
     layers: tuple[Layer, ...]
     aliases: Mapping[str, str]
     softmax_axes: Mapping[str, int] = field(default_factory=dict)
+    nonnegative: frozenset[str] = frozenset()
 
     @property
     def names(self) -> list[str]:
@@ -99,7 +102,15 @@ def watchlist(graph: ir.Graph, target: Target) -> Watchlist:
             elif out in data:
                 tensors.setdefault(str(out.name))
     axes = {name: axis for name, axis in _softmax_inputs(graph) if name in tensors}
-    return Watchlist(tuple(tensors), find_layers(graph), aliases, axes)
+    positive = frozenset(str(v.name) for node in graph for v in node.outputs if _is_nonnegative(node)) & set(tensors)
+    return Watchlist(tuple(tensors), find_layers(graph), aliases, axes, positive)
+
+
+def _is_nonnegative(node: ir.Node) -> bool:
+    if node.op_type == "Clip":
+        low = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+        return low is not None and bool(np.all(low.numpy() >= 0))
+    return node.op_type in ("Relu", "Sigmoid", "Softmax", "Sqrt", "Abs", "Exp")
 
 
 _BOUNDING = frozenset({"Relu", "Clip"})  # an infinity goes in, and what a large number gives comes out
@@ -128,21 +139,23 @@ def observe(
     """
     histograms = {name: Histogram() for name in watch.tensors}
     moments = {layer.node: SecondMoment() for layer in watch.layers}
-    names, samples = watch.names, 0
+    names, samples, looked = watch.names, 0, 0
     with threadpool_limits(1, "blas"):  # many small products: BLAS threads would only fight those of ORT
         for feeds, size in batches:
             computed = [n for n in names if n not in feeds]
             values = {**feeds, **run(computed, feeds)}
+            deep = [i for i in range(size) if _is_deep(samples + i)]
             for name, histogram in histograms.items():
                 x = values[name]
                 if name in watch.softmax_axes:
                     x = seen_by_softmax(x, watch.softmax_axes[name])
-                _update(histogram, x, name, size, samples)
-            for layer in watch.layers:
-                rows = layer.sample_rows(values[layer.source], samples)
+                _update(histogram, x, name, _Span(samples, size, deep, name in watch.nonnegative))
+            for layer in watch.layers if deep else ():
+                x = values[layer.source]
+                rows = layer.sample_rows(x[deep] if len(x) == size and len(deep) < size else x, looked)
                 if rows is not None:
                     moments[layer.node].update(rows)
-            samples += size
+            samples, looked = samples + size, looked + len(deep)
             if progress is not None:
                 progress.advance(size)
     if samples == 0:
@@ -171,25 +184,50 @@ _VANISHED = 8.0  # all that is raised adds up to less than exp(-8) = 0.03 % of t
 _MASKED = -5000.0
 
 
-def _update(histogram: Histogram, x: npt.NDArray[Any], name: str, size: int, seen: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """The samples of one batch: number of the first, how many, which are looked at in depth; whether none is below 0."""
+
+    first: int
+    size: int
+    deep: list[int]
+    is_nonnegative: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.first} to {self.first + self.size - 1}"
+
+
+def _is_deep(sample: int) -> bool:
+    """Whether a sample gives histograms and moments: the first ones and every eighth after; all give exact ranges."""
+    return sample < _ALL_DEEP or sample % _DEEP_STRIDE == 0
+
+
+_ALL_DEEP, _DEEP_STRIDE = 8, 8
+
+
+def _update(histogram: Histogram, x: npt.NDArray[Any], name: str, span: _Span) -> None:
     if x.size == 0:
         return
     # samples may be folded into the first axis with something else: [samples * heads, ...]
+    size = span.size
     rows = x.reshape(size, -1) if size and x.ndim and x.shape[0] % size == 0 else x.reshape(1, -1)
-    lows, highs = rows.min(axis=1), rows.max(axis=1)
+    highs = rows.max(axis=1)
+    lows = np.zeros_like(highs) if span.is_nonnegative else rows.min(axis=1)
     low, high = float(lows.min()), float(highs.max())
+    deep: Any = span.deep if len(rows) == size and len(span.deep) < size else slice(None)
     stride = -(-rows.shape[1] // MOST_COUNTED)
     stride += 1 - stride % 2  # an even stride would see the same columns of every row
-    sample = rows[:, ::stride]
+    sample = rows[deep, ::stride]
     if not (np.isfinite(low) and np.isfinite(high)):
-        low, high, sample = _finite_part(x, sample, name, f"{seen} to {seen + size - 1}")
+        low, high, sample = _finite_part(x, sample, name, str(span))
         if low > high:
             return
     elif stride > 1:
         # the stride steps over most outliers: count each sample's extremes, so that clipping them has a price
-        sample = np.concatenate([sample.ravel(), lows, highs])
+        sample = np.concatenate([sample.ravel(), lows[deep], highs[deep]])
     histogram.update_range(low, high)
-    histogram.update_counts(sample)
+    if span.deep:
+        histogram.update_counts(sample)
 
 
 def _finite_part(

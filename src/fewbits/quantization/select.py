@@ -67,7 +67,10 @@ def choose_ranges(plan: Plan, base: Ranges, measure: Callable[[Ranges], float]) 
 
 
 def narrow_tensors(plan: Plan) -> tuple[str, ...]:
-    """Return the activations of at most 8 bits whose range is taken from statistics, in topological order."""
+    """Return the activations of at most 8 bits whose range is taken from statistics.
+
+    Results of operators come first, in topological order, then what is fed in.
+    """
     return tuple(
         grid.tensor
         for grid in plan.grids.values()
