@@ -213,7 +213,7 @@ def test_searched_weights_make_the_smaller_output_error():
     rng = np.random.default_rng(0)
     weight = rng.standard_t(3, (24, 8)).astype(np.float32)
     graph = model("g (float[N, 24] x) => (float y) { y = Gemm (x, w, b) }", w=weight, b=normal(8))
-    feeds = {"x": rng.gamma(1, size=(64, 24)).astype(np.float32)}
+    feeds = {"x": rng.gamma(1, size=(400, 24)).astype(np.float32)}
     errors = []
     for method in ("mse", "absmax"):
         made = quantized(graph, feeds, "w3a16", ranges=Ranges(weights=method))

@@ -1,7 +1,7 @@
 """Error of a network's output, channel by channel: the objective by which ranges are chosen.
 
-A detector's boxes span hundreds, its scores one: a plain mean square error would see the boxes only. So each channel's error is
-taken relative to that channel's own variance, and the channels are averaged.
+A detector's boxes span hundreds, its scores one: a plain mean square error would see the boxes only. So each channel's
+error is taken relative to that channel's own variance, and the channels are averaged.
 """
 
 from dataclasses import dataclass

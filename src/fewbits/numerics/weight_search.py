@@ -1,7 +1,7 @@
 """Scales of weights chosen by what they do to the layer's output: the least d^T E[x x^T] d over candidate scales.
 
-d = fake_quantize(w) - w is the error that a scale causes in one output channel's weights. Candidates shrink the channel's
-absmax scale; with the full second moment even a slightly different scale counts, since roundings cancel or add up.
+d = fake_quantize(w) - w is the error that a scale causes in one output channel's weights. Candidates shrink the
+channel's absmax scale; with the full second moment even a slightly different scale counts: roundings cancel or add up.
 """
 
 from collections.abc import Sequence

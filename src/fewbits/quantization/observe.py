@@ -22,7 +22,7 @@ from fewbits.quantization.layers import Layer, find_layers
 from fewbits.runtime.progress import Progress
 from fewbits.spec.target import Target
 
-MOST_COUNTED = 1 << 13
+MOST_COUNTED = 1 << 12
 """Elements of one tensor counted per sample: larger tensors are counted with a stride (their range stays exact)."""
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
@@ -149,7 +149,7 @@ def observe(
                 x = values[name]
                 if name in watch.softmax_axes:
                     x = seen_by_softmax(x, watch.softmax_axes[name])
-                _update(histogram, x, name, _Span(samples, size, deep, name in watch.nonnegative))
+                _update(histogram, x, name, _Span(samples, size, name in watch.nonnegative))
             for layer in watch.layers if deep else ():
                 x = values[layer.source]
                 rows = layer.sample_rows(x[deep] if len(x) == size and len(deep) < size else x, looked)
@@ -186,7 +186,7 @@ _MASKED = -5000.0
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """The samples of one batch: number of the first, how many, which are looked at in depth; whether none is below 0."""
+    """Samples of one batch: number of the first, how many, which are looked at in depth; whether none is below 0."""
 
     first: int
     size: int
@@ -198,7 +198,7 @@ class _Span:
 
 
 def _is_deep(sample: int) -> bool:
-    """Whether a sample gives histograms and moments: the first ones and every eighth after; all give exact ranges."""
+    """Whether a sample gives moments too: the first ones and every eighth after; all give ranges and histograms."""
     return sample < _ALL_DEEP or sample % _DEEP_STRIDE == 0
 
 
@@ -214,20 +214,18 @@ def _update(histogram: Histogram, x: npt.NDArray[Any], name: str, span: _Span) -
     highs = rows.max(axis=1)
     lows = np.zeros_like(highs) if span.is_nonnegative else rows.min(axis=1)
     low, high = float(lows.min()), float(highs.max())
-    deep: Any = span.deep if len(rows) == size and len(span.deep) < size else slice(None)
     stride = -(-rows.shape[1] // MOST_COUNTED)
     stride += 1 - stride % 2  # an even stride would see the same columns of every row
-    sample = rows[deep, ::stride]
+    sample = rows[:, ::stride]
     if not (np.isfinite(low) and np.isfinite(high)):
         low, high, sample = _finite_part(x, sample, name, str(span))
         if low > high:
             return
     elif stride > 1:
         # the stride steps over most outliers: count each sample's extremes, so that clipping them has a price
-        sample = np.concatenate([sample.ravel(), lows[deep], highs[deep]])
+        sample = np.concatenate([sample.ravel(), lows, highs])
     histogram.update_range(low, high)
-    if span.deep:
-        histogram.update_counts(sample)
+    histogram.update_counts(sample)
 
 
 def _finite_part(

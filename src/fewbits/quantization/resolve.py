@@ -85,17 +85,9 @@ class _Builder:
         precision = self.nodes[str(node.name)].precision
         if precision.is_float or node in self.fused.values():
             return
-        rule = op_rule(node)
-        for value in node.outputs:
-            if not is_float32(value):
-                continue
-            name = str(value.name)
-            share = self.outputs.get(str(node.inputs[0].name)) if rule and rule.kind is Kind.PASS else None  # type: ignore[union-attr]
-            spec = activation_spec(precision)
-            if share is not None and self.grids[share].spec != spec:
-                share = None
-            fixed = self.target.fixed_ranges.get(node.op_type)
-            self.grids[name] = Grid(name, spec, Role.ACTIVATION, share, fixed)
+        fixed = self.target.fixed_ranges.get(node.op_type)
+        for name in (str(value.name) for value in node.outputs if is_float32(value)):
+            self.grids[name] = Grid(name, activation_spec(precision), Role.ACTIVATION, fixed_range=fixed)
             self.outputs[name] = name
 
     def add_inputs(self, node: ir.Node) -> None:
@@ -141,7 +133,7 @@ class _Builder:
         self.inputs[str(node.name), position] = key
 
     def _share_passed(self, node: ir.Node) -> None:
-        """A pass-through whose input had no grid yet (a graph input, a float producer) shares the one just made."""
+        """What a pass-through hands out is on the grid that it reads."""
         key = self.inputs.get((str(node.name), 0))
         if key is None:
             return
