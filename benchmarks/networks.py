@@ -32,9 +32,11 @@ class Network:
 
     @property
     def path(self) -> Path:
+        """Where the ONNX file is."""
         return ASSETS / "models" / self.file
 
     def score(self, predict: Predict) -> float:
+        """Return the score of a predictor on the network's own data."""
         return float(assets().score(self.score_name, predict))
 
     def calibration(self, samples: int = 400) -> Iterator[dict[str, np.ndarray]]:

@@ -137,7 +137,7 @@ def observe(
     Raises:
         DataError: there is no sample, or a tensor becomes NaN or Inf (the message names tensor and sample).
     """
-    histograms = {name: Histogram() for name in watch.tensors}
+    watched = {name: _Watched() for name in watch.tensors}
     moments = {layer.node: SecondMoment() for layer in watch.layers}
     names, samples, looked = watch.names, 0, 0
     with threadpool_limits(1, "blas"):  # many small products: BLAS threads would only fight those of ORT
@@ -145,11 +145,11 @@ def observe(
             computed = [n for n in names if n not in feeds]
             values = {**feeds, **run(computed, feeds)}
             deep = [i for i in range(size) if _is_deep(samples + i)]
-            for name, histogram in histograms.items():
+            for name, seen in watched.items():
                 x = values[name]
                 if name in watch.softmax_axes:
                     x = seen_by_softmax(x, watch.softmax_axes[name])
-                _update(histogram, x, name, _Span(samples, size, name in watch.nonnegative))
+                _update(seen, x, name, _Span(samples, size, name in watch.nonnegative))
             for layer in watch.layers if deep else ():
                 x = values[layer.source]
                 rows = layer.sample_rows(x[deep] if len(x) == size and len(deep) < size else x, looked)
@@ -160,6 +160,7 @@ def observe(
                 progress.advance(size)
     if samples == 0:
         raise DataError("The calibration data hold no sample: give at least one with --data.")
+    histograms = {name: seen.finish() for name, seen in watched.items()}
     return Statistics(histograms, moments, watch.aliases, samples)
 
 
@@ -184,13 +185,37 @@ _VANISHED = 8.0  # all that is raised adds up to less than exp(-8) = 0.03 % of t
 _MASKED = -5000.0
 
 
+_WAITING = 1 << 16
+
+
+@dataclass(slots=True)
+class _Watched:
+    """The histogram of one tensor, and sampled elements that wait to be counted: few large calls are faster."""
+
+    histogram: Histogram = field(default_factory=Histogram)
+    waiting: list[npt.NDArray[Any]] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, low: float, high: float, sample: npt.NDArray[Any]) -> None:
+        self.histogram.update_range(low, high)
+        self.waiting.append(np.array(sample, dtype=np.float32).ravel())
+        self.size += sample.size
+        if self.size >= _WAITING:
+            self.finish()
+
+    def finish(self) -> Histogram:
+        if self.waiting:
+            self.histogram.update_counts(np.concatenate(self.waiting))
+            self.waiting, self.size = [], 0
+        return self.histogram
+
+
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Samples of one batch: number of the first, how many, which are looked at in depth; whether none is below 0."""
+    """The samples of one batch: number of the first, how many; whether no value of the tensor is below zero."""
 
     first: int
     size: int
-    deep: list[int]
     is_nonnegative: bool = False
 
     def __str__(self) -> str:
@@ -205,7 +230,7 @@ def _is_deep(sample: int) -> bool:
 _ALL_DEEP, _DEEP_STRIDE = 8, 8
 
 
-def _update(histogram: Histogram, x: npt.NDArray[Any], name: str, span: _Span) -> None:
+def _update(seen: _Watched, x: npt.NDArray[Any], name: str, span: _Span) -> None:
     if x.size == 0:
         return
     # samples may be folded into the first axis with something else: [samples * heads, ...]
@@ -224,8 +249,7 @@ def _update(histogram: Histogram, x: npt.NDArray[Any], name: str, span: _Span) -
     elif stride > 1:
         # the stride steps over most outliers: count each sample's extremes, so that clipping them has a price
         sample = np.concatenate([sample.ravel(), lows, highs])
-    histogram.update_range(low, high)
-    histogram.update_counts(sample)
+    seen.add(low, high, sample)
 
 
 def _finite_part(
