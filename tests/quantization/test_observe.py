@@ -159,3 +159,29 @@ def test_without_infinities_takes_masks_for_the_largest_float16():
 def test_model_with_nothing_to_watch():
     made: Made = quantized(*ZOO["no_float"]())
     assert made.stats.samples == 8
+
+
+RECTIFIED = """
+g (float[N, 6] x) => (float[N, 2] z)
+<float[6, 2] w = {1,0, 0,1, 0,0, 0,0, 0,0, 0,0}, float[2] b = {3, 3}>
+{ y = Relu(x) z = Gemm(y, w, b) }
+"""
+
+
+def test_minimum_of_a_rectified_tensor_is_taken_as_zero():
+    graph = model(RECTIFIED)
+    watch = watchlist(graph.graph, load_target("ort-cpu"))
+    assert watch.nonnegative == {"y"}
+    x = np.random.default_rng(0).uniform(1, 2, (5, 6)).astype(np.float32)
+    found = observe(lambda names, feeds: {n: np.maximum(x, 0) for n in names}, watch, [({"x": x}, 5)])
+    assert (found.histograms["y"].low, found.histograms["y"].high) == (0.0, float(x.max()))
+    assert found.histograms["x"].low == float(x.min())
+
+
+def test_gemm_with_one_row_per_sample_looks_at_every_sample():
+    graph = model(RECTIFIED)
+    watch = watchlist(graph.graph, load_target("ort-cpu"))
+    rows = np.random.default_rng(1).standard_normal((100, 6)).astype(np.float32)
+    feeds = [({"x": rows[i : i + 10]}, 10) for i in range(0, 100, 10)]
+    found = observe(lambda names, given: dict.fromkeys(names, np.maximum(given["x"], 0)), watch, feeds)
+    assert found.moments[watch.layers[0].node].rows == 100

@@ -150,9 +150,9 @@ def observe(
                 if name in watch.softmax_axes:
                     x = seen_by_softmax(x, watch.softmax_axes[name])
                 _update(seen, x, name, _Span(samples, size, name in watch.nonnegative))
-            for layer in watch.layers if deep else ():
-                x = values[layer.source]
-                rows = layer.sample_rows(x[deep] if len(x) == size and len(deep) < size else x, looked)
+            for layer in watch.layers:
+                part = _looked_at(values[layer.source], layer, size, deep)
+                rows = layer.sample_rows(part, looked) if part is not None else None
                 if rows is not None:
                     moments[layer.node].update(rows)
             samples, looked = samples + size, looked + len(deep)
@@ -220,6 +220,16 @@ class _Span:
 
     def __str__(self) -> str:
         return f"{self.first} to {self.first + self.size - 1}"
+
+
+def _looked_at(x: npt.NDArray[Any], layer: Layer, size: int, deep: list[int]) -> npt.NDArray[Any] | None:
+    """Return the part of a layer's input that gives moments: deep samples, or all where a sample is one row of a Gemm."""
+    is_by_sample = x.ndim > 0 and len(x) == size and not layer.transposed[0]
+    if is_by_sample and layer.op == "Gemm":
+        return x
+    if not deep:
+        return None
+    return x[deep] if is_by_sample and len(deep) < size else x
 
 
 def _is_deep(sample: int) -> bool:
