@@ -223,7 +223,7 @@ class _Span:
 
 
 def _looked_at(x: npt.NDArray[Any], layer: Layer, size: int, deep: list[int]) -> npt.NDArray[Any] | None:
-    """Return the part of a layer's input that gives moments: deep samples, or all where a sample is one row of a Gemm."""
+    """Return what gives moments of a layer's input: deep samples, or all where a sample is one row of a Gemm."""
     is_by_sample = x.ndim > 0 and len(x) == size and not layer.transposed[0]
     if is_by_sample and layer.op == "Gemm":
         return x
