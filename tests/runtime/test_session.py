@@ -5,7 +5,7 @@ import pytest
 from onnx import parser
 
 from fewbits.errors import DataError, ModelError, SpecError
-from fewbits.runtime.session import RunOptions, SessionPolicy, open_session
+from fewbits.runtime.session import RunOptions, SessionPolicy, open_session, without_integer_kernels
 
 TEXT = '<ir_version: 10, opset_import: ["": 21]> g (float[N, 2] x) => (float[N, 2] y, float[N, 2] z) '
 MODEL = parser.parse_model(TEXT + "{ y = Relu (x) z = Neg (x) }").SerializeToString()
@@ -116,3 +116,31 @@ def test_exact_executes_every_pair_as_written(tmp_path):
     assert kinds[SessionPolicy.EXACT].count("QuantizeLinear") == 2
     assert "Sigmoid" in kinds[SessionPolicy.EXACT]
     assert "QLinearSigmoid" in kinds[SessionPolicy.DEFAULT]
+
+
+@pytest.mark.parametrize(
+    ("activation", "weight", "expected"),
+    [("UINT8", "INT8", False), ("UINT16", "INT8", True), ("UINT8", "INT4", True), ("UINT16", "INT16", True)],
+)
+def test_without_integer_kernels_looks_at_weights_and_activations(activation, weight, expected):
+    types = {name: getattr(onnx.TensorProto, name) for name in (activation, weight)}
+    constants = [
+        onnx.helper.make_tensor("s", onnx.TensorProto.FLOAT, [], [0.1]),
+        onnx.helper.make_tensor("z", types[activation], [], [3]),
+        onnx.helper.make_tensor("w", types[weight], [2, 2], [1, 2, 3, 4]),
+        onnx.helper.make_tensor("wz", types[weight], [], [0]),
+    ]
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        onnx.helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        onnx.helper.make_node("DequantizeLinear", ["w", "s", "wz"], ["v"]),
+        onnx.helper.make_node("MatMul", ["d", "v"], ["y"]),
+    ]
+    ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 2]) for n in "xy"]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
+    assert without_integer_kernels(proto.SerializeToString()) is expected
+    folds = "session.disable_quant_qdq" in SessionPolicy.DEFAULT.options_for(proto.SerializeToString())
+    assert folds is expected
+    assert "session.disable_quant_qdq" not in SessionPolicy.EXACT.options_for(proto.SerializeToString())
+    open_session(proto.SerializeToString())({"x": np.ones((1, 2), np.float32)})

@@ -41,7 +41,7 @@ class SecondMoment:
         self._waiting_rows += rows.shape[1]
         self.rows += rows.shape[1]
         if self._waiting_rows >= _FLUSH_ROWS:
-            self._flush()
+            self.finish()
 
     def matrix(self, *, centered: bool = False) -> F32 | None:
         """Return E[x x^T] per group [G, K, K], or the covariance when `centered`; None when only diagonals are kept.
@@ -50,7 +50,7 @@ class SecondMoment:
         input that no sampled row excited (a rare feature) still has a price. The shrinkage K / (K + rows) keeps
         directions that no sample happened to excite from looking free of cost.
         """
-        self._flush()
+        self.finish()
         if self._square is None or self._square.ndim != 3:
             return None
         shift, mean = self._shift(), self.mean().astype(np.float64)
@@ -79,11 +79,12 @@ class SecondMoment:
 
     def _shift(self) -> F64:
         """Return E[x - offset], [G, K]."""
-        self._flush()
+        self.finish()
         assert self._sum is not None
         return self._sum / self.rows
 
-    def _flush(self) -> None:
+    def finish(self) -> None:
+        """Take in the rows that still wait (they are gathered: few large products are faster than many small ones)."""
         if not self._waiting:
             return
         rows = np.concatenate(self._waiting, axis=1)

@@ -158,6 +158,8 @@ def observe(
             samples, looked = samples + size, looked + len(deep)
             if progress is not None:
                 progress.advance(size)
+        for moment in moments.values():
+            moment.finish()
     if samples == 0:
         raise DataError("The calibration data hold no sample: give at least one with --data.")
     histograms = {name: seen.finish() for name, seen in watched.items()}
