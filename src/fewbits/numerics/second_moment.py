@@ -17,7 +17,7 @@ F64 = npt.NDArray[np.float64]
 MOST_INPUTS = 1024
 """Layers with more inputs per output than this keep the diagonal and the mean only."""
 
-_FLUSH_ROWS = 256
+_FLUSH_ROWS = 64
 
 
 @dataclass
@@ -40,7 +40,7 @@ class SecondMoment:
         self._waiting.append(np.array(rows, dtype=np.float32))
         self._waiting_rows += rows.shape[1]
         self.rows += rows.shape[1]
-        if self._waiting_rows >= _FLUSH_ROWS:
+        if self._square is None or self._waiting_rows >= _FLUSH_ROWS:
             self.finish()
 
     def matrix(self, *, centered: bool = False) -> F32 | None:
