@@ -117,9 +117,14 @@ def exported() -> str:
 
 def memory() -> str:
     results, when = load("memory")
+    rows = [
+        (w["samples"], f"{w['opened']:.0f}", f"{w['calibrated']:.0f}", f"{w['quantized']:.0f}")
+        for round_ in results["rounds"]
+        for w in round_
+    ]
     return (
-        "## Memory of calibration\n\nPeak resident memory, mobilenetv2, images read one by one, a fresh process each.\n\n"
-        f"```\n{json.dumps(results, indent=1)}\n```\n\n" + when
+        "## Memory of calibration\n\nPeak resident MB, mobilenetv2, images read one by one, a fresh process each; every row is one "
+        "process.\n\n" + table(("images", "sessions open", "calibrated", "quantized"), sorted(rows)) + "\n" + when
     )
 
 
