@@ -199,8 +199,9 @@ class _Watched:
     size: int = 0
 
     def add(self, low: float, high: float, sample: npt.NDArray[Any]) -> None:
+        """Take in an exact range, and elements inside it: a 1-D array that nobody else holds."""
         self.histogram.update_range(low, high)
-        self.waiting.append(np.array(sample, dtype=np.float32).ravel())
+        self.waiting.append(sample)
         self.size += sample.size
         if self.size >= _WAITING:
             self.finish()
@@ -261,6 +262,8 @@ def _update(seen: _Watched, x: npt.NDArray[Any], name: str, span: _Span) -> None
     elif stride > 1:
         # the stride steps over most outliers: count each sample's extremes, so that clipping them has a price
         sample = np.concatenate([sample.ravel(), lows, highs])
+    else:
+        sample = sample.flatten()
     seen.add(low, high, sample)
 
 
