@@ -129,4 +129,5 @@ def test_every_module_can_be_imported():
     for path in FILES:
         if room_of(path) != "__main__" and not path.name.startswith("torch_"):
             parts = path.relative_to(ROOT.parent).with_suffix("").parts
-            importlib.import_module(".".join(part for part in parts if part != "__init__"))
+            name = ".".join(part for part in parts if part != "__init__")
+            assert importlib.import_module(name).__doc__, f"{name} does not say what it is"

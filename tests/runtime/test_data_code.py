@@ -205,7 +205,8 @@ def test_file_function_is_loaded_once_and_again_when_edited(tmp_path):
 
 def test_file_function_may_define_dataclasses(tmp_path):
     text = "from dataclasses import dataclass\n@dataclass\nclass A:\n    b: 'int' = 1\ndef make(): return [A()]\n"
-    load_user_function(write(tmp_path, text), error=DataError)
+    (made,) = load_user_function(write(tmp_path, text), error=DataError).function()
+    assert made.b == 1
 
 
 @pytest.mark.parametrize(

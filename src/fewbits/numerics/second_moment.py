@@ -93,10 +93,13 @@ class SecondMoment:
             self._offset = rows.mean(axis=1)
         rows = rows - self._offset[:, None]
         if rows.shape[2] <= MOST_INPUTS:
-            square = (rows.transpose(0, 2, 1) @ rows).astype(np.float64)
+            square = rows.transpose(0, 2, 1) @ rows
         else:
-            square = np.einsum("grk,grk->gk", rows, rows).astype(np.float64)
-        self._square = square if self._square is None else self._square + square
+            square = np.einsum("grk,grk->gk", rows, rows)
+        if self._square is None:
+            self._square = square.astype(np.float64)
+        else:
+            self._square += square  # in place: these are the largest arrays that calibration keeps
         total = rows.sum(axis=1, dtype=np.float64)
         self._sum = total if self._sum is None else self._sum + total
 
