@@ -77,7 +77,8 @@ def calibration() -> str:
         ]
     further = [(k, f"{t['encode_s']:.2f}") for k, t in results["further"].items()]
     return (
-        "## Calibration\n\nmobilenetv2, 64 images, batch 1, 2 threads; ratio to the float passes of the same process.\n\n"
+        "## Calibration\n\nmobilenetv2, 64 images, batch 1, 2 threads; ratio to the float passes of the same process. The aim is 4; "
+        "repeated runs of fewbits gave 3.0 to 4.4, and an idle machine gives the larger ones: not safely met yet.\n\n"
         + table(("what", "seconds", "x float"), rows)
         + "\nEvery further precision or estimator, from the same statistics (without the trials of `--ranges auto`):\n\n"
         + table(("what", "seconds"), further) + "\n" + when
