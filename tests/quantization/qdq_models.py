@@ -18,11 +18,14 @@ from fewbits.quantization.insert import insert_qdq
 from fewbits.quantization.observe import Statistics, observe, watchlist
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
+from fewbits.runtime.processor import saturates
 from fewbits.runtime.session import Runner, RunOptions, SessionPolicy, open_session
 from fewbits.spec.plan import Plan
 from fewbits.spec.target import load_target
 
 ONE_THREAD = RunOptions(threads=1)
+# Policies that compute what the graph says: on some processors a plain session saturates.
+FAITHFUL = [p for p in SessionPolicy if not (p is SessionPolicy.PLAIN and saturates())]
 Feeds = Mapping[str, np.ndarray]
 
 

@@ -90,7 +90,7 @@ def linear(kind: str):
         text, arrays = "g (float[N, 16] x) => (float y) { y = Gemm (x, w, b) }", {"w": normal(16, 8), "b": normal(8)}
         return model(text, **arrays), normal(8, 16, seed=5) + 2
     text = "g (float[N, 4, 5, 5] x) => (float y) { y = Conv (x, w, b) }"
-    return model(text, w=normal(8, 4, 3, 3), b=normal(8)), normal(8, 4, 5, 5, seed=5) + 2
+    return model(text, w=normal(8, 4, 3, 3), b=normal(8)), normal(4, 4, 5, 5, seed=5) + 2
 
 
 @pytest.mark.parametrize("kind", ["gemm", "conv"])

@@ -5,7 +5,17 @@ import onnx
 import onnx_ir as ir
 import pytest
 from model_zoo import ZOO
-from qdq_models import Made, breaches, initializer, is_dequantize, is_left_float, quantized, session, uncovered
+from qdq_models import (
+    FAITHFUL,
+    Made,
+    breaches,
+    initializer,
+    is_dequantize,
+    is_left_float,
+    quantized,
+    session,
+    uncovered,
+)
 
 from fewbits.graph.optable import Kind
 from fewbits.graph.topology import op_rule
@@ -47,7 +57,7 @@ def check_runs(made: Made, floor_db: float) -> None:
         assert list(given) == list(wanted)
         for name, reference in wanted.items():
             assert (given[name].dtype, given[name].shape) == (reference.dtype, reference.shape)
-            if reference.dtype == np.float32:
+            if reference.dtype == np.float32 and policy in FAITHFUL:
                 noise, power = np.square(given[name] - reference).mean(), np.square(reference).mean()
                 assert 10 * np.log10(power / max(noise, 1e-30)) > floor_db, (policy, name)
 

@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from model_zoo import ZOO
-from qdq_models import initializer, model, normal, quantized, session
+from qdq_models import FAITHFUL, initializer, model, normal, quantized, session
 
 from fewbits.errors import SpecError
 from fewbits.numerics.affine import fake_quantize
@@ -207,7 +207,7 @@ def test_older_models_use_the_operators_of_com_microsoft(opset, precision):
     assert "com.microsoft" not in made.float_model.graph.opset_imports
     domains = {n.domain for n in made.quantized.graph if n.op_type in ("QuantizeLinear", "DequantizeLinear")}
     assert domains == {"com.microsoft"}
-    for policy in POLICIES:
+    for policy in FAITHFUL:
         np.testing.assert_allclose(made.run(policy)["y"], made.float_run()["y"], atol=0.15)
 
 

@@ -5,6 +5,7 @@ import pytest
 from onnx import parser
 
 from fewbits.errors import DataError, ModelError, SpecError
+from fewbits.runtime.processor import saturates
 from fewbits.runtime.session import RunOptions, SessionPolicy, open_session, without_integer_kernels
 
 TEXT = '<ir_version: 10, opset_import: ["": 21]> g (float[N, 2] x) => (float[N, 2] y, float[N, 2] z) '
@@ -70,6 +71,40 @@ def test_inputs_other_than_tensors_are_refused():
     )
     with pytest.raises(ModelError, match=r"input of type seq\(tensor\(float\)\); fewbits feeds plain tensors only"):
         open_session(parser.parse_model(text).SerializeToString())
+
+
+LOUD = """<ir_version: 10, opset_import: ["": 21]> g (float[N, 64] x) => (float[N, 4] y) {
+    q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)
+    w = DequantizeLinear (k, t, o)
+    a = MatMul (d, w)  b = Relu (a)  c = QuantizeLinear (b, u, z)  %s
+}"""
+
+
+def loud(tail: str) -> bytes:
+    """A product whose 8-bit terms all have the largest size: pairs of them do not fit 16 bits."""
+    model = parser.parse_model(LOUD % tail)
+    arrays = {
+        "s": np.float32(1 / 255), "z": np.uint8(0), "k": np.full((64, 4), 127, np.int8), "t": np.float32(0.01),
+        "o": np.int8(0), "u": np.float32(0.5), "p": np.full((4, 64), 0.005, np.float32),
+    }  # fmt: skip
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in arrays.items())
+    return model.SerializeToString()
+
+
+TIED = (  # a second layer of the same weight
+    "e = DequantizeLinear (c, u, z)  f = MatMul (e, p)  h = QuantizeLinear (f, u, z)  i = DequantizeLinear (h, u, z) "
+    "j = MatMul (i, w)  l = QuantizeLinear (j, u, z)  y = DequantizeLinear (l, u, z)"
+)
+
+
+@pytest.mark.parametrize("tail", ["y = DequantizeLinear (c, u, z)", TIED])
+def test_integer_kernels_do_not_saturate(tail):
+    model, x = loud(tail), {"x": np.ones((2, 64), np.float32)}
+    exact = open_session(model, policy=SessionPolicy.EXACT)(x)["y"]
+    np.testing.assert_array_equal(open_session(model)(x)["y"], exact)
+    assert exact.min() > 80
+    plain = open_session(model, policy=SessionPolicy.PLAIN)(x)["y"]
+    assert bool((plain < exact).any()) == saturates()
 
 
 WIDE = '<ir_version: 10, opset_import: ["": 21]> g (float[N, 32] x) => (float[N, 16] y) { %s }'

@@ -55,9 +55,17 @@ def verify_table(result: VerifyResult) -> None:
     ]
     columns = ("output", "values that differ", "as written", "default session", "float")
     show.print_table(out, "fresh process against the scored sim, and its SQNR against", columns, rows)
+    if certificate.conditions.get("plain_sessions_saturate"):
+        out.print(_SATURATES)
     for sentence in certificate.not_proven:
         out.print(f"not shown: {sentence}")
     out.print(f"certificate: {result.path}")
+
+
+_SATURATES = (
+    "note: on this processor 8-bit kernels saturate in a default onnxruntime session: where you run the model "
+    "yourself, add the session config entry session.x64quantprecision=1."
+)
 
 
 def failure(result: VerifyResult) -> str:

@@ -32,7 +32,7 @@ class SecondMoment:
     _waiting: list[F32] = field(default_factory=list)
     _waiting_rows: int = 0
     _offset: F32 | None = None
-    _square: F64 | None = None
+    _square: F32 | None = None
     _sum: F64 | None = None
 
     def update(self, rows: npt.NDArray[Any]) -> None:
@@ -40,7 +40,7 @@ class SecondMoment:
         self._waiting.append(np.array(rows, dtype=np.float32))
         self._waiting_rows += rows.shape[1]
         self.rows += rows.shape[1]
-        if self._square is None or self._waiting_rows >= _FLUSH_ROWS:
+        if self._waiting_rows >= _FLUSH_ROWS:
             self.finish()
 
     def matrix(self, *, centered: bool = False) -> F32 | None:
@@ -89,18 +89,18 @@ class SecondMoment:
             return
         rows = np.concatenate(self._waiting, axis=1)
         self._waiting, self._waiting_rows = [], 0
+        ones = np.ones((1, rows.shape[1]), dtype=np.float32)  # sums as products: much faster than sum(axis=1)
         if self._offset is None:
-            self._offset = rows.mean(axis=1)
-        rows = rows - self._offset[:, None]
+            self._offset = (ones @ rows)[:, 0] / np.float32(rows.shape[1])
+        rows -= self._offset[:, None]
         if rows.shape[2] <= MOST_INPUTS:
             square = rows.transpose(0, 2, 1) @ rows
         else:
             square = np.einsum("grk,grk->gk", rows, rows)
         if self._square is None:
-            self._square = square.astype(np.float64)
-        else:
-            self._square += square  # in place: these are the largest arrays that calibration keeps
-        total = rows.sum(axis=1, dtype=np.float64)
+            self._square = np.zeros_like(square)
+        self._square += square  # in place: these are the largest arrays that calibration keeps
+        total = (ones @ rows)[:, 0].astype(np.float64)
         self._sum = total if self._sum is None else self._sum + total
 
 

@@ -71,7 +71,7 @@ class Layer:
 
     def sample_rows(self, x: npt.NDArray[Any], first_sample: int) -> F32 | None:
         """Return sampled input vectors [G, R, K] of a batch, the same however samples are batched; None if empty."""
-        most = _MOST_ROWS if self.groups == 1 else _MOST_ROWS // 2
+        most = _MOST_ROWS if self.groups == 1 else _MOST_ROWS // 4
         count = int(np.clip(_ROW_BUDGET // max(self.inputs, 1), _FEWEST_ROWS, most))
         if x.size == 0:
             return None
@@ -100,9 +100,8 @@ class Layer:
         rows = []
         for i, sample in enumerate(flat):
             index = _windows(form, x.shape[2:], starts, count, (first_sample + i) % _PHASES)
-            patches = sample[:, index]  # [I, P, T]
-            parts = patches.reshape(self.groups, -1, *index.shape)
-            rows.append(parts.transpose(0, 2, 1, 3).reshape(self.groups, len(index), -1))
+            patches = sample[:, index]  # [I, T, P]
+            rows.append(patches.reshape(self.groups, self.inputs, -1).transpose(0, 2, 1))
         return np.concatenate(rows, axis=1) if len(rows) > 1 else rows[0]
 
 
@@ -125,13 +124,13 @@ class _Form:
 
 @lru_cache(maxsize=4096)
 def _windows(form: _Form, size: Sizes, starts: Sizes, count: int, phase: int) -> npt.NDArray[np.intp]:
-    """Return flat indices [P, T] of the T taps of P windows inside an image of `size`."""
+    """Return flat indices [T, P] of the T taps of P windows inside an image of `size`."""
     rank, steps = len(size), form.steps(size, starts)
     chosen = _positions(math.prod(steps), count, phase)
     corner = np.stack(np.unravel_index(chosen, steps)) * np.array(form.strides)[:, None] + np.array(starts)[:, None]
     grids = np.meshgrid(*[np.arange(k) * d for k, d in zip(form.kernel, form.dilations, strict=True)], indexing="ij")
     taps = np.stack(grids).reshape(rank, -1)
-    return np.asarray(np.ravel_multi_index(tuple(corner[:, :, None] + taps[:, None, :]), size))
+    return np.asarray(np.ravel_multi_index(tuple(taps[:, :, None] + corner[:, None, :]), size))
 
 
 def _positions(total: int, count: int, phase: int) -> npt.NDArray[np.intp]:

@@ -227,7 +227,7 @@ class _Span:
 
 def _looked_at(x: npt.NDArray[Any], layer: Layer, size: int, deep: list[int]) -> npt.NDArray[Any] | None:
     """Return what gives moments of a layer's input: deep samples, or all where a sample is one row of a Gemm."""
-    is_by_sample = x.ndim > 0 and len(x) == size and not layer.transposed[0]
+    is_by_sample = x.ndim > 1 and len(x) == size and not layer.transposed[0]
     if is_by_sample and layer.op == "Gemm":
         return x
     if not deep:
@@ -240,7 +240,7 @@ def _is_deep(sample: int) -> bool:
     return sample < _ALL_DEEP or sample % _DEEP_STRIDE == 0
 
 
-_ALL_DEEP, _DEEP_STRIDE = 8, 8
+_ALL_DEEP, _DEEP_STRIDE = 4, 8
 
 
 def _update(seen: _Watched, x: npt.NDArray[Any], name: str, span: _Span) -> None:

@@ -1,6 +1,6 @@
 """Running models in ONNX Runtime, under one named policy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -18,13 +18,18 @@ Arrays = dict[str, npt.NDArray[np.generic]]
 
 # Otherwise ORT runs int4/int8-weight MatMul under wider activations as MatMulNBits with 8-bit activations.
 _ALWAYS = {"session.qdq_matmulnbits_accuracy_level": "1"}
+# Otherwise 8-bit kernels saturate on x86 processors without VNNI (see `processor.saturates`); no effect elsewhere.
+_UNSATURATED = {"session.x64quantprecision": "1"}
+# What ORT says when, under that entry, two nodes share one int8 weight: it converts the weight twice.
+_CONVERTED_TWICE = "Attempt to replace the existing tensor"
 
 
 class SessionPolicy(Enum):
     """How ORT may rewrite the graph: the value holds its session options.
 
     DEFAULT: for speed; 8-bit weights and activations become integer kernels. Where a model has none of those, weights
-        are dequantized once and float kernels run (see `without_integer_kernels`).
+        are dequantized once and float kernels run (see `without_integer_kernels`). Where ORT cannot keep its integer
+        kernels from saturating on this processor, the model runs as under EXACT.
     EXACT: float optimizations only; every QuantizeLinear and DequantizeLinear is executed as written.
     PLAIN: ORT's own defaults, as a user's session has them.
     """
@@ -40,7 +45,7 @@ class SessionPolicy(Enum):
             return {}
         if self is SessionPolicy.EXACT:
             return {**_ALWAYS, "optimization.disable_specified_optimizers": "QDQSelectorActionTransformer"}
-        return _ALWAYS
+        return {**_ALWAYS, **_UNSATURATED}
 
     def options_for(self, model: bytes | str | Path) -> Mapping[str, str]:
         """Session config entries of the policy for one model."""
@@ -124,23 +129,37 @@ def open_session(
         SpecError: the provider is not there.
     """
     run = options or RunOptions()
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = run.threads
-    settings.log_severity_level = 3
-    for key, value in policy.options_for(model).items():
-        settings.add_session_config_entry(key, value)
-    if optimized_path is not None:
-        settings.optimized_model_filepath = str(optimized_path)
-    source = model if isinstance(model, bytes) else str(model)
+    provider = run.provider_name()
+
+    def create(entries: Mapping[str, str]) -> ort.InferenceSession:
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = run.threads
+        settings.log_severity_level = 4  # errors come as exceptions, and need not be printed too
+        for key, value in entries.items():
+            settings.add_session_config_entry(key, value)
+        if optimized_path is not None:
+            settings.optimized_model_filepath = str(optimized_path)
+        source = model if isinstance(model, bytes) else str(model)
+        return ort.InferenceSession(source, sess_options=settings, providers=[provider])
+
     try:
-        session = ort.InferenceSession(source, sess_options=settings, providers=[run.provider_name()])
-    except SpecError:
-        raise
+        session = _create_unsaturated(create, policy.options_for(model))
     except Exception as error:
-        what = "the model" if isinstance(model, bytes) else repr(source)
+        what = "the model" if isinstance(model, bytes) else repr(str(model))
         raise ModelError(f"onnxruntime cannot load {what}: {_first_line(error)}") from error
     inputs = tuple(_info(i) for i in session.get_inputs())
     return Runner(session, inputs, tuple(o.name for o in session.get_outputs()), policy)
+
+
+def _create_unsaturated(
+    create: Callable[[Mapping[str, str]], ort.InferenceSession], entries: Mapping[str, str]
+) -> ort.InferenceSession:
+    try:
+        return create(entries)
+    except Exception as error:
+        if _CONVERTED_TWICE not in str(error):
+            raise
+    return create(SessionPolicy.EXACT.options)
 
 
 _EIGHT_BITS = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8})

@@ -15,6 +15,7 @@ from fewbits.errors import ModelError, SpecError
 from fewbits.report.record import RunRecord, machine, plain, read_record, versions
 from fewbits.runtime.data import Dataset, Preprocess, open_data
 from fewbits.runtime.data.open import DataLike
+from fewbits.runtime.processor import saturates
 from fewbits.runtime.session import RunOptions, SessionPolicy, open_session
 from fewbits.workflow.stages import Stages, Watcher
 
@@ -152,6 +153,7 @@ def _conditions(record: RunRecord, on: str, damaged: tuple[str, ...]) -> dict[st
         "on": on,
         "versions": versions(),
         "machine": machine(),
+        "plain_sessions_saturate": saturates(),
         "scored_with": {"versions": record.versions, "machine": record.machine, "created": record.created},
         "files": record.files,
         "damaged": damaged,
