@@ -83,6 +83,13 @@ def test_torch_and_plotly_are_imported_inside_functions_only():
         assert not (roots & {"torch", "plotly"}) - allowed, path
 
 
+def test_torch_is_imported_in_its_own_files_only():
+    for path in FILES:
+        if room_of(path) != "runtime" or not path.name.startswith("torch_"):
+            assert not any(m.split(".")[0] == "torch" for m in imports(path)), path
+            assert not any(m.startswith("fewbits.runtime.torch_") for m in imports(path, top_only=True)), path
+
+
 def test_no_file_is_longer_than_400_lines():
     long = {str(p): n for p in FILES if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400}
     assert not long

@@ -1,6 +1,6 @@
 """fewbits finds the fewest bits a trained network can run in without losing the accuracy its owner needs.
 
-The verbs are functions of the same names and options as the commands: `prepare`, `inspect`, `quantize`, `evaluate`,
+The verbs are functions of the same names and options as the commands: `convert`, `prepare`, `inspect`, `quantize`, `evaluate`,
 `verify`, `targets`. `calibrate` and `quantize_calibrated` are `quantize` in two steps, for several precisions from one
 calibration. Names are imported when they are first used, so that `import fewbits` costs nothing.
 """
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BaselineResult": "workflow.baseline",
     "Calibration": "workflow.calibrate",
+    "ConvertResult": "workflow.convert",
     "FewbitsError": "errors",
     "Precision": "spec.precision",
     "Preprocess": "runtime.data",
@@ -19,8 +21,11 @@ _HOMES = {
     "QuantizeResult": "workflow.quantize",
     "Quantized": "workflow.quantized",
     "RunOptions": "runtime.session",
+    "baseline": "workflow.baseline",
     "calibrate": "workflow.calibrate",
+    "convert": "workflow.convert",
     "evaluate": "workflow.evaluate",
+    "export": "workflow.export",
     "inspect": "workflow.inspect",
     "prepare": "workflow.prepare",
     "quantize": "workflow.quantize",
@@ -30,7 +35,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "BaselineResult",
     "Calibration",
+    "ConvertResult",
     "FewbitsError",
     "Precision",
     "Preprocess",
@@ -38,8 +45,11 @@ __all__ = [
     "QuantizeResult",
     "Quantized",
     "RunOptions",
+    "baseline",
     "calibrate",
+    "convert",
     "evaluate",
+    "export",
     "inspect",
     "prepare",
     "quantize",
@@ -54,8 +64,11 @@ if TYPE_CHECKING:
     from fewbits.runtime.data import Preprocess
     from fewbits.runtime.session import RunOptions
     from fewbits.spec.precision import Precision
+    from fewbits.workflow.baseline import BaselineResult, baseline
     from fewbits.workflow.calibrate import Calibration, calibrate
+    from fewbits.workflow.convert import ConvertResult, convert
     from fewbits.workflow.evaluate import evaluate
+    from fewbits.workflow.export import export
     from fewbits.workflow.inspect import inspect
     from fewbits.workflow.prepare import prepare
     from fewbits.workflow.quantize import QuantizeResult, quantize

@@ -6,32 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from typer.testing import CliRunner
+from command_line import fewbits, ok, refused
 
 from fewbits.artifact import names
-from fewbits.cli import app
-from fewbits.workflow import quantize as quantize_module
-
-
-def fewbits(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def ok(*arguments):
-    result = fewbits(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def refused(*arguments):
-    """Run a command that must be refused: exit code 2, one sentence on stderr, nothing on stdout."""
-    result = fewbits(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    (line,) = result.stderr.strip().splitlines()
-    assert line.startswith("error: ")
-    assert line.endswith((".", "?"))
-    return line
+from fewbits.workflow import finish as ending
 
 
 @pytest.fixture
@@ -178,7 +156,7 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing(tiny, tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(quantize_module, "write_samples_of", interrupted)
+    monkeypatch.setattr(ending, "write_samples_of", interrupted)
     result = fewbits("quantize", tiny.model, "--data", tiny.calib, "-o", tmp_path / "out")
     assert result.exit_code == 130
     assert result.stderr.strip() == "error: interrupted; nothing was written."

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from fewbits.errors import DataError, SpecError
+from fewbits.numerics.affine import fake_quantize
 from fewbits.quantization.select import MOST_TRIALS
 from fewbits.runtime.session import Runner, RunOptions
 from fewbits.workflow.calibrate import calibrate
@@ -87,10 +88,25 @@ def test_calibrate_refuses_what_cannot_be(tiny):
         calibrate(tiny.model, data="nowhere.npz")
 
 
-def test_quantize_calibrated_notes_encodings_that_do_not_fit(tiny):
+def test_pins_of_another_activation_width_are_derived_anew_and_named(tiny):
     calibration = calibrate(tiny.model, data=tiny.calib)
-    pins = quantize_calibrated(calibration, "w4a8").encodings
-    made = quantize_calibrated(calibration, "w8a8", pinned=dict(pins))
-    assert "w1" not in made.pinned
-    assert "r" in made.pinned
-    assert any("given encodings fit no grid" in note for note in made.notes)
+    pins = quantize_calibrated(calibration, "w8a8").encodings
+    made = quantize_calibrated(calibration, "w8a16", pinned=dict(pins))
+    assert "w1" in made.pinned
+    assert "r" not in made.pinned
+    assert any("pinned encodings fit no grid of this plan and were derived anew" in note for note in made.notes)
+
+
+def test_weights_pinned_to_a_narrow_grid_keep_their_steps_in_a_wide_one(tiny):
+    calibration = calibrate(tiny.model, data=tiny.calib)
+    narrow = quantize_calibrated(calibration, "w4a8", weight_ranges="absmax").encodings
+    made = quantize_calibrated(calibration, "w8a8", pinned={k: narrow[k] for k in ("w1", "w2", "w3")})
+    assert set(made.pinned) == {"w1", "w2", "w3"}
+    weight = calibration.model.graph.initializers["w1"].const_value.numpy()
+    wide = made.encodings["w1"]
+    assert wide.spec.bits == 8
+    np.testing.assert_array_equal(fake_quantize(weight, wide), fake_quantize(weight, narrow["w1"]))
+    (note,) = (note for note in made.notes if "pinned" in note)
+    assert note.startswith("3 weights are pinned to 4-bit grids and keep their steps in 8 bits ('w1' is the first)")
+    wider_activations = quantize_calibrated(calibration, "w4a16", pinned={"w1": narrow["w1"]})
+    assert wider_activations.encodings["w1"].spec == narrow["w1"].spec

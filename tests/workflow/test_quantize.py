@@ -14,6 +14,7 @@ from fewbits.errors import FewbitsError, MetricError, ModelError, SpecError
 from fewbits.graph.load import load_model
 from fewbits.report.record import read_record
 from fewbits.runtime.session import RunOptions, SessionPolicy
+from fewbits.workflow import finish as ending
 from fewbits.workflow import quantize as module
 from fewbits.workflow.evaluate import evaluate
 from fewbits.workflow.quantize import quantize
@@ -56,7 +57,7 @@ def test_score_comes_from_the_file_that_was_written(tiny, tmp_path, monkeypatch)
         opened.append(sha256(folder / names.ARTIFACT))
         return open_artifact(folder, options)
 
-    monkeypatch.setattr(module, "open_artifact", spying)
+    monkeypatch.setattr(ending, "open_artifact", spying)
     quantize(tiny.model, data=tiny.calib, output=tmp_path / "out")
     assert opened == [sha256(tmp_path / "out" / names.ARTIFACT)]
 
@@ -144,13 +145,13 @@ def test_quantize_names_what_is_wrong_before_it_runs(tiny, tmp_path, monkeypatch
 @pytest.mark.parametrize("where", ["write_models", "open_artifact", "write_samples_of", "write_record"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, FewbitsError("no")])
 def test_nothing_is_left_where_quantize_is_stopped(tiny, tmp_path, monkeypatch, where, error):
-    original = getattr(module, where)
+    original = getattr(ending, where)
 
     def stopping(*arguments):
         original(*arguments)
         raise error
 
-    monkeypatch.setattr(module, where, stopping)
+    monkeypatch.setattr(ending, where, stopping)
     with pytest.raises((KeyboardInterrupt, FewbitsError)):
         quantize(tiny.model, data=tiny.calib, output=tmp_path / "new" / "out")
     assert not list(tmp_path.iterdir())
@@ -185,8 +186,8 @@ def test_progress_hears_of_every_stage(tiny):
 
     quantize(tiny.model, data=tiny.calib, eval_data=tiny.evaluation, progress=watcher, batch_size=12)
     assert stages == [
-        ("prepare", None), ("calibrate", 400), ("quantize", None), ("write", None), ("score float", None),
-        ("score quantized", 40),
+        ("prepare", None), ("calibrate", 400), ("quantize", None), ("score float", None),
+        ("write quantized", None), ("score quantized", 40),
     ]  # fmt: skip
     assert sum(n for stage, n in heard if stage == "calibrate") == 24
     assert sum(n for stage, n in heard if stage == "score quantized") == 40

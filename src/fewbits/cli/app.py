@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fewbits.cli import check, model, quantize, targets
+from fewbits.cli import baseline, check, convert, model, quantize, targets
 from fewbits.errors import FewbitsError
 
 INTERRUPTED = 130
@@ -60,10 +60,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find the fewest bits a trained network can run in, and hand over files that the device's toolchain accepts.",
 )
+app.command("convert")(convert.convert)
 app.command("inspect")(model.inspect)
 app.command("prepare")(model.prepare)
 app.command("quantize")(quantize.quantize)
+app.command("baseline")(baseline.baseline)
 app.command("evaluate")(check.evaluate)
+app.command("export")(baseline.export)
 app.command("verify")(check.verify)
 app.command("targets")(targets.targets)
 

@@ -49,6 +49,19 @@ Dims = Annotated[
 ]
 Simplify = Annotated[bool, typer.Option("--simplify/--no-simplify", help="Let onnxslim rewrite the graph.")]
 
+EvalData = Annotated[
+    str | None, typer.Option("--eval-data", metavar="DATA", help="What to score on; without it, the calibration data.")
+]
+Samples = Annotated[int, typer.Option("--samples", min=1, help="Calibration samples at most.")]
+EvalSamples = Annotated[
+    int | None, typer.Option("--eval-samples", min=1, help="Evaluation samples at most.", show_default="all")
+]
+Ranges = Annotated[
+    str,
+    typer.Option("--ranges", metavar="R", help="Activations: auto, minmax, mse, entropy or percentile:99.99."),
+]
+WeightRanges = Annotated[str, typer.Option("--weight-ranges", metavar="R", help="Weights: auto, absmax or mse.")]
+
 Preset = Annotated[
     str | None,
     typer.Option("--preset", metavar="NAME", help="imagenet, imagenet-tf, unit or raw.", rich_help_panel=_IMAGES),

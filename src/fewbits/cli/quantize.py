@@ -11,6 +11,8 @@ from fewbits.cli.options import (
     Crop,
     Data,
     Dims,
+    EvalData,
+    EvalSamples,
     HigherIsBetter,
     Json,
     Layout,
@@ -21,12 +23,15 @@ from fewbits.cli.options import (
     Preset,
     Provider,
     Quiet,
+    Ranges,
     Resize,
+    Samples,
     Scale,
     Simplify,
     Std,
     Target,
     Threads,
+    WeightRanges,
     parse_dims,
     parse_preprocess,
     parse_run_options,
@@ -39,18 +44,6 @@ _Profile = Annotated[
     Path | None,
     typer.Option("--profile", metavar="FILE", help="JSON or TOML of node = precision, for nodes that differ."),
 ]
-_EvalData = Annotated[
-    str | None, typer.Option("--eval-data", metavar="DATA", help="What to score on; without it, the calibration data.")
-]
-_Samples = Annotated[int, typer.Option("--samples", min=1, help="Calibration samples at most.")]
-_EvalSamples = Annotated[
-    int | None, typer.Option("--eval-samples", min=1, help="Evaluation samples at most.", show_default="all")
-]
-_Ranges = Annotated[
-    str,
-    typer.Option("--ranges", metavar="R", help="Activations: auto, minmax, mse, entropy or percentile:99.99."),
-]
-_WeightRanges = Annotated[str, typer.Option("--weight-ranges", metavar="R", help="Weights: auto, absmax or mse.")]
 _Encodings = Annotated[
     Path | None, typer.Option("--encodings", metavar="FILE", help="Encodings file whose grids are used as they are.")
 ]
@@ -66,11 +59,11 @@ def quantize(
     target: Target = "qnn-htp-v73",
     metric: Metric = None,
     higher_is_better: HigherIsBetter = None,
-    eval_data: _EvalData = None,
-    samples: _Samples = 400,
-    eval_samples: _EvalSamples = None,
-    ranges: _Ranges = "auto",
-    weight_ranges: _WeightRanges = "auto",
+    eval_data: EvalData = None,
+    samples: Samples = 400,
+    eval_samples: EvalSamples = None,
+    ranges: Ranges = "auto",
+    weight_ranges: WeightRanges = "auto",
     encodings: _Encodings = None,
     dim: Dims = None,
     simplify: Simplify = True,

@@ -27,7 +27,7 @@ def print_table(
     out: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()
 ) -> None:
     """Print a line and a plain table below it; `right` are the columns of figures."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2), header_style="dim")
+    made = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
     for position, name in enumerate(columns):
         made.add_column(name, justify="right" if position in right else "left", overflow="fold")
     for row in rows:

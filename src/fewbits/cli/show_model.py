@@ -1,10 +1,13 @@
-"""What `inspect` and `prepare` print."""
+"""What `convert`, `inspect` and `prepare` print."""
 
 from dataclasses import asdict
 
 from fewbits.cli import show
 from fewbits.graph.inspect import TensorInfo
+from fewbits.runtime.data import InputInfo
+from fewbits.workflow.convert import ConvertResult
 from fewbits.workflow.inspect import InspectResult
+from fewbits.workflow.parity import Parity
 from fewbits.workflow.prepare import PrepareResult
 
 
@@ -75,8 +78,46 @@ def prepare_table(result: PrepareResult) -> None:
     if parity.reason:
         out.print(f"outputs not compared on {parity.feeds}: {parity.reason}")
     else:
-        rows = [(name, show.sqnr(db), f"{parity.max_abs[name]:.3g}") for name, db in parity.sqnr_db.items()]
         title = f"prepared against original, on {parity.samples} samples of {parity.feeds}"
-        show.print_table(out, title, ("output", "SQNR", "largest difference"), rows, right=(1, 2))
+        show.print_table(out, title, ("output", "SQNR", "largest difference"), _parity_rows(parity), right=(1, 2))
     if result.output is not None:
         out.print(f"written: {result.output}")
+
+
+def convert_json(result: ConvertResult) -> None:
+    """Print everything but the graph."""
+    show.print_json(
+        {
+            "output": result.output,
+            "opset": result.opset,
+            "nodes": result.nodes,
+            "inputs": [asdict(info) for info in result.inputs],
+            "outputs": [asdict(info) for info in result.outputs],
+            "parity": [asdict(parity) for parity in result.parity],
+            "timings": result.seconds,
+        }
+    )
+
+
+def convert_table(result: ConvertResult) -> None:
+    """Print inputs, outputs, the parity with torch, and where the file is."""
+    out = show.console()
+    out.print(f"ONNX opset {result.opset}, {result.nodes} nodes")
+    ends = [("input", *_end(info)) for info in result.inputs] + [("output", *_end(info)) for info in result.outputs]
+    show.print_table(out, "", ("", "name", "type", "shape"), ends)
+    rows = [(parity.feeds, *row) for parity in result.parity for row in _parity_rows(parity)]
+    show.print_table(out, "ONNX against torch", ("on", "output", "SQNR", "largest difference"), rows, right=(2, 3))
+    for parity in result.parity:
+        if parity.reason:
+            out.print(f"not compared on {parity.feeds}: {parity.reason}")
+    if result.output is not None:
+        out.print(f"written: {result.output}")
+
+
+def _parity_rows(parity: Parity) -> list[tuple[str, str, str]]:
+    return [(name, show.sqnr(db), f"{parity.max_abs[name]:.3g}") for name, db in parity.sqnr_db.items()]
+
+
+def _end(info: InputInfo) -> tuple[str, str, str]:
+    shape = ", ".join("?" if dim is None else str(dim) for dim in info.shape)
+    return info.name, str(info.dtype), f"[{shape}]"

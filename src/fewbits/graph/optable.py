@@ -72,5 +72,7 @@ FLOAT_REASONS: dict[str, str] = {
                     "it selects; its result is indices"),
     "BatchNormalization": "it could not be folded or lowered; see the list of prepare",
     "Einsum": "Einsum has no integer kernels; write it as MatMul",
-    "Cast": "it changes types",
+    **dict.fromkeys(("Cast", "CastLike"), "it changes types"),
+    "AveragePool": "no integer AveragePool has dilations",
+    "Dropout": "in training mode it draws random numbers",
 }  # fmt: skip

@@ -58,7 +58,8 @@ def captured(node: ir.Node) -> set[ir.Value]:
 def op_rule(node: ir.Node) -> OpRule | None:
     """Return the row of the op table for `node`, seen in its context; None when there is none.
 
-    Resize is a pass-through only in nearest mode, Pad only when it pads zeros.
+    Resize is a pass-through only in nearest mode, Pad only when it pads zeros, Dropout only where it is switched off;
+    AveragePool has no integer form with dilations.
     """
     if node.domain not in ("", "ai.onnx"):
         return None
@@ -69,7 +70,16 @@ def op_rule(node: ir.Node) -> OpRule | None:
         return OpRule(Kind.PASS, (0,))
     if node.op_type == "Pad" and not _pads_zeros(node):
         return OpRule(Kind.COMPUTE, (0,))
-    return rule
+    return None if _is_float_form(node) else rule
+
+
+def _is_float_form(node: ir.Node) -> bool:
+    if node.op_type == "AveragePool":
+        return any(step != 1 for step in node.attributes.get_ints("dilations", ()))
+    if node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None:
+        switch = constant(node.inputs[2])
+        return switch is None or bool(np.any(switch.numpy()))
+    return False
 
 
 def _pads_zeros(node: ir.Node) -> bool:

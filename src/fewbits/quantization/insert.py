@@ -19,6 +19,7 @@ from fewbits.quantization.half import HalfPrecision
 from fewbits.spec.dtypes import DType, PerChannel, PerTensor
 from fewbits.spec.plan import Plan, Role
 
+_NEWEST_QDQ_OPSET = 27  # ORT 1.32 has no kernel for the QuantizeLinear of 28, but runs its own, of any width
 _REQUANTIZED = frozenset({"Conv", "ConvTranspose", "Gemm"})  # by ORT's WeightBiasQuantization
 _ONNX_TYPES = {
     DType.INT4: ir.DataType.INT4,
@@ -95,14 +96,14 @@ class _Inserter:
 
     def _domain(self) -> str:
         opset = self.model.graph.opset_imports.get("", 0)
-        if opset >= QDQ_OPSET:
+        if QDQ_OPSET <= opset <= _NEWEST_QDQ_OPSET:
             return ""
-        if any(g.spec.dtype.bits == 4 for g in self.plan.grids.values()):
+        if opset < QDQ_OPSET and any(g.spec.dtype.bits == 4 for g in self.plan.grids.values()):
             raise SpecError(
                 f"4-bit grids need ONNX opset {QDQ_OPSET}, and this model could only be kept at opset {opset}: see the "
                 f"reason that `fewbits prepare` prints, or use 8 bits."
             )
-        if opset >= 13 and all(g.spec.dtype.bits in (8, 32) for g in self.plan.grids.values()):
+        if 13 <= opset < QDQ_OPSET and all(g.spec.dtype.bits in (8, 32) for g in self.plan.grids.values()):
             return ""
         self.model.graph.opset_imports["com.microsoft"] = 1
         return "com.microsoft"

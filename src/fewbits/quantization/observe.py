@@ -4,6 +4,7 @@ The float model runs once over the samples with the tensors of interest as extra
 exact range, a histogram and, for layers with weights, second moments of their inputs, and then forgotten.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -195,21 +196,25 @@ class _Watched:
     """The histogram of one tensor, and sampled elements that wait to be counted: few large calls are faster."""
 
     histogram: Histogram = field(default_factory=Histogram)
-    waiting: list[npt.NDArray[Any]] = field(default_factory=list)
+    waiting: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(_WAITING, np.float32))
     size: int = 0
 
-    def add(self, low: float, high: float, sample: npt.NDArray[Any]) -> None:
-        """Take in an exact range, and elements inside it: a 1-D array that nobody else holds."""
+    def add(self, low: float, high: float, *samples: npt.NDArray[Any]) -> None:
+        """Take in an exact range, and elements inside it: arrays of any shape, copied once."""
         self.histogram.update_range(low, high)
-        self.waiting.append(sample)
-        self.size += sample.size
-        if self.size >= _WAITING:
-            self.finish()
+        for sample in samples:
+            if self.size + sample.size > _WAITING:
+                self.finish()
+            if sample.size > _WAITING:
+                self.histogram.update_counts(sample)
+                continue
+            self.waiting[self.size : self.size + sample.size].reshape(sample.shape)[...] = sample
+            self.size += sample.size
 
     def finish(self) -> Histogram:
-        if self.waiting:
-            self.histogram.update_counts(np.concatenate(self.waiting))
-            self.waiting, self.size = [], 0
+        if self.size:
+            self.histogram.update_counts(self.waiting[: self.size])
+            self.size = 0
         return self.histogram
 
 
@@ -240,7 +245,7 @@ def _is_deep(sample: int) -> bool:
     return sample < _ALL_DEEP or sample % _DEEP_STRIDE == 0
 
 
-_ALL_DEEP, _DEEP_STRIDE = 4, 8
+_ALL_DEEP, _DEEP_STRIDE = 8, 8
 
 
 def _update(seen: _Watched, x: npt.NDArray[Any], name: str, span: _Span) -> None:
@@ -255,22 +260,21 @@ def _update(seen: _Watched, x: npt.NDArray[Any], name: str, span: _Span) -> None
     stride = -(-rows.shape[1] // MOST_COUNTED)
     stride += 1 - stride % 2  # an even stride would see the same columns of every row
     sample = rows[:, ::stride]
-    if not (np.isfinite(low) and np.isfinite(high)):
+    if not (math.isfinite(low) and math.isfinite(high)):
         low, high, sample = _finite_part(x, sample, name, str(span))
-        if low > high:
-            return
+        if low <= high:
+            seen.add(low, high, sample)
     elif stride > 1:
         # the stride steps over most outliers: count each sample's extremes, so that clipping them has a price
-        sample = np.concatenate([sample.ravel(), lows, highs])
+        seen.add(low, high, sample, lows, highs)
     else:
-        sample = sample.flatten()
-    seen.add(low, high, sample)
+        seen.add(low, high, sample)
 
 
 def _finite_part(
     x: npt.NDArray[Any], sample: npt.NDArray[Any], name: str, samples: str
 ) -> tuple[float, float, npt.NDArray[Any]]:
-    """-Inf is a mask: among zeros it needs a code of its own, elsewhere it saturates. NaN and +Inf are errors."""
+    """-Inf is a mask and gets a code of its own, well below all else. NaN and +Inf are errors."""
     if np.isnan(x).any() or np.isposinf(x).any():
         raise DataError(
             f"Tensor {name!r} of the float model becomes NaN or Inf within samples {samples} of the calibration data: "
@@ -279,9 +283,8 @@ def _finite_part(
     finite = x[np.isfinite(x)]
     if not finite.size:
         return 1.0, 0.0, finite
-    if not finite.any():
-        return -MASK, 0.0, without_infinities(sample)
-    return float(finite.min()), float(finite.max()), sample[np.isfinite(sample)]
+    values = without_infinities(x)
+    return float(values.min()), float(values.max()), without_infinities(sample)
 
 
 def without_infinities(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -101,6 +101,12 @@ def read_record(path: Path) -> RunRecord:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
+        if document.get("verb") == "baseline":
+            precisions = [row["precision"] for row in document["rows"]]
+            raise SpecError(
+                f"{str(path.parent)!r} is a baseline: name one of its folders, such as "
+                f"{str(path.parent / precisions[0])!r} (it has {', '.join(precisions)})."
+            )
         newer = int(document.get("schema", 0)) > SCHEMA
         known = {f.name for f in fields(RunRecord)}
         if not newer:

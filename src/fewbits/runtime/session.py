@@ -1,5 +1,6 @@
 """Running models in ONNX Runtime, under one named policy."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -105,7 +106,7 @@ class Runner:
             results = self.session.run(list(names), dict(feeds))
         except Exception as error:  # ORT raises many bare types; each is the same news for the user
             shapes = ", ".join(f"{k} {v.dtype}{list(v.shape)}" for k, v in feeds.items())
-            raise DataError(f"onnxruntime could not run the model on {shapes}: {_first_line(error)}") from error
+            raise DataError(f"onnxruntime could not run the model on {shapes}: {_said(error)}.") from error
         return dict(zip(names, results, strict=True))
 
 
@@ -146,7 +147,7 @@ def open_session(
         session = _create_unsaturated(create, policy.options_for(model))
     except Exception as error:
         what = "the model" if isinstance(model, bytes) else repr(str(model))
-        raise ModelError(f"onnxruntime cannot load {what}: {_first_line(error)}") from error
+        raise ModelError(f"onnxruntime {ort.__version__} cannot load {what}: {_said(error)}.") from error
     inputs = tuple(_info(i) for i in session.get_inputs())
     return Runner(session, inputs, tuple(o.name for o in session.get_outputs()), policy)
 
@@ -194,18 +195,24 @@ def _parse(model: bytes | str | Path) -> onnx.ModelProto:
     return onnx.load(str(model), load_external_data=False)
 
 
+_INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_NUMPY_TYPES = {
+    "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(string)": "object",
+    **{f"tensor({name})": name for name in ("bool", *_INTEGERS)},
+}  # fmt: skip
+"""The types that ORT takes from numpy; bfloat16, float8, 4-bit integers, sequences, maps and optionals are not."""
+
+
 def _info(arg: ort.NodeArg) -> InputInfo:
-    return InputInfo(arg.name, _numpy_type(arg.type), tuple(arg.shape))
+    if arg.type not in _NUMPY_TYPES:
+        raise ModelError(
+            f"Input {arg.name!r} of the model has the type {arg.type}, which cannot be fed: fewbits feeds tensors of "
+            f"numpy's own types. Export the model with such inputs."
+        )
+    return InputInfo(arg.name, np.dtype(_NUMPY_TYPES[arg.type]), tuple(arg.shape))
 
 
-def _numpy_type(text: str) -> np.dtype[np.generic]:
-    inner = text.removeprefix("tensor(").removesuffix(")")
-    names = {"float": "float32", "double": "float64", "float16": "float16", "string": "object"}
-    try:
-        return np.dtype(names.get(inner, inner))
-    except TypeError as error:
-        raise ModelError(f"The model has an input of type {text}; fewbits feeds plain tensors only.") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _said(error: Exception) -> str:
+    """Return the first line of an ORT error without its codes and the file names of ORT's own sources."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ |[.\s]+$", "", line)

@@ -1,11 +1,9 @@
 """Verb prepare: an equivalent graph that quantizes well, and the proof that it is equivalent."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from fewbits.errors import DataError, ModelError
@@ -14,39 +12,16 @@ from fewbits.graph.prepare import PassReport
 from fewbits.graph.prepare import prepare as prepare_graph
 from fewbits.graph.save import save_model
 from fewbits.graph.shapes import fix_dims
-from fewbits.numerics.metrics import SqnrAccumulator
 from fewbits.runtime.data import Preprocess, open_data
 from fewbits.runtime.data.open import DataLike
-from fewbits.runtime.data.types import InputInfo
-from fewbits.runtime.session import Runner, RunOptions
+from fewbits.runtime.session import RunOptions
+from fewbits.workflow.parity import Parity, measure, random_feeds
 from fewbits.workflow.sessions import open_graph
 from fewbits.workflow.source import ModelLike, check_loads
 from fewbits.workflow.stages import Stages, Watcher
 
 SAMPLES = 16
 RANDOM_FEEDS = 4
-SEED = 0
-
-Feeds = Mapping[str, npt.NDArray[np.generic]]
-
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """Outputs of the prepared graph against those of the model as given.
-
-    Attributes:
-        feeds: "the data", or "random feeds" where none were given.
-        samples: how many were run.
-        sqnr_db: output -> SQNR; None where every value is equal.
-        max_abs: output -> largest difference.
-        reason: why nothing could be compared; empty where it was.
-    """
-
-    feeds: str
-    samples: int
-    sqnr_db: Mapping[str, float | None]
-    max_abs: Mapping[str, float]
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,18 +89,6 @@ def prepare(
     return PrepareResult(prepared.model, prepared.changes, parity, nodes, path, stages.seconds)
 
 
-def random_feeds(inputs: tuple[InputInfo, ...], count: int, seed: int = SEED) -> Iterator[Feeds]:
-    """Yield seeded feeds: normal floats, integers 0 and 1, open dimensions 1."""
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        feeds: dict[str, npt.NDArray[np.generic]] = {}
-        for info in inputs:
-            shape = tuple(dim if isinstance(dim, int) else 1 for dim in info.shape)
-            is_real = info.dtype.kind == "f"
-            feeds[info.name] = (rng.standard_normal(shape) if is_real else rng.integers(0, 2, shape)).astype(info.dtype)
-        yield feeds
-
-
 def _compare(
     before: ir.Model,
     after: ir.Model,
@@ -139,25 +102,8 @@ def _compare(
     try:
         left, right = open_graph(before, options), open_graph(after, options)
         if data is None:
-            return _measure(left, right, random_feeds(left.inputs, RANDOM_FEEDS), label)
+            return measure(left, right, random_feeds(left.inputs, RANDOM_FEEDS), label)
     except (ModelError, DataError) as error:
         return Parity(label, 0, {}, {}, str(error))
     dataset = open_data(data, inputs=left.inputs, preprocess=preprocess)
-    return _measure(left, right, (batch.feeds for batch in dataset.batches(1, samples)), label)
-
-
-def _measure(left: Runner, right: Runner, feeds: Iterator[Feeds], label: str) -> Parity:
-    sums = {name: SqnrAccumulator() for name in left.output_names}
-    largest = dict.fromkeys(left.output_names, 0.0)
-    count = 0
-    for one in feeds:
-        wanted, given = left(one), right(one)
-        count += 1
-        for name, reference in wanted.items():
-            if reference.dtype.kind not in "fiub" or not reference.size:
-                continue
-            sums[name].update(reference, given[name])
-            difference = reference.astype(np.float64) - given[name].astype(np.float64)
-            largest[name] = max(largest[name], float(np.abs(difference).max()))
-    ratios = {name: None if found.noise == 0 else found.db for name, found in sums.items()}
-    return Parity(label, count, ratios, largest)
+    return measure(left, right, (batch.feeds for batch in dataset.batches(1, samples)), label)

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from fewbits.analysis.evaluate import Drop, Evaluation, drop
+from fewbits.analysis.evaluate import Drop, Evaluation
 from fewbits.artifact.encodings_json import read_encodings
 from fewbits.artifact.folder import staged
 from fewbits.errors import SpecError
@@ -19,14 +18,16 @@ from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan
 from fewbits.spec.target import DEFAULT_TARGET, Target
 from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate_subject
+from fewbits.workflow.finish import finish
+from fewbits.workflow.pins import fit_pins
 from fewbits.workflow.profiles import open_profile
-from fewbits.workflow.quantized import Quantized, kept_pins, quantize_calibrated
+from fewbits.workflow.quantized import Quantized, quantize_calibrated
 from fewbits.workflow.ranges import check_ranges
 from fewbits.workflow.scoring import MetricLike, Scoring, check_metric, open_scoring
 from fewbits.workflow.source import ModelLike
 from fewbits.workflow.stages import Stages, Watcher
 from fewbits.workflow.subject import Subject, open_subject
-from fewbits.workflow.writing import Options, open_artifact, record_run, write_models, write_record, write_samples_of
+from fewbits.workflow.writing import Options
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,61 +132,27 @@ def quantize(
                 subject, samples=samples, eval_data=eval_data, metric=named, eval_samples=eval_samples,
                 preprocess=preprocess,
             )  # fmt: skip
-            pinned = _pins(subject, wanted, encodings)
+            pinned = open_pins(subject, wanted, encodings)
         calibration = calibrate_subject(subject, samples=samples, stages=stages)
         with stages.stage("quantize"):
             made = quantize_calibrated(calibration, wanted, ranges=ranges, weight_ranges=weight_ranges, pinned=pinned)
-        return _finish(folder, calibration, scoring, made, stages=stages, options=options)
+        with stages.stage("score float", scoring.limit) as told:
+            before = scoring.score_float(told)
+        done = finish("quantize", folder, calibration, scoring, made, before=before, stages=stages, options=options)
+    where = None if output is None else Path(output)
+    return QuantizeResult(done.score, before, done.drop, made, done.record, where, calibration, scoring)
 
 
-def _pins(subject: Subject, profile: Profile, encodings: str | Path | None) -> dict[str, Encoding]:
+def open_pins(subject: Subject, profile: Profile, encodings: str | Path | None) -> dict[str, Encoding]:
     """Return the encodings of earlier runs and of the caller's file; refuse what cannot be before anything runs."""
     plan = resolve(subject.model, profile, subject.target)
     pinned = dict(subject.source.pinned)
     if encodings is None:
         return pinned
     given = read_encodings(encodings, subject.model.graph)
-    if not kept_pins(plan, given):
+    if not fit_pins(plan, given):
         raise SpecError(
             f"Nothing in the encodings file {str(encodings)!r} fits this model in {profile}: check that it was made "
             f"for the same prepared model and bit widths."
         )
     return pinned | given
-
-
-def _finish(
-    folder: Path, calibration: Calibration, scoring: Scoring, made: Quantized, *, stages: Stages, options: Options
-) -> QuantizeResult:
-    """Write, score what was written, and record it."""
-    with stages.stage("write"):
-        write_models(folder, calibration, made)
-        runner = open_artifact(folder, calibration.subject.options)
-    with stages.stage("score float", scoring.limit) as told:
-        before = scoring.score_float(told)
-    with stages.stage("score quantized", before.samples) as told:
-        after = scoring.score(runner, told)
-    write_samples_of(folder, runner, calibration)
-    lost = drop(before, after)
-    scores = _scores(scoring, before, after, lost)
-    record = record_run(
-        "quantize", folder, calibration, scoring, made, scores=scores, seconds=stages.seconds, options=options
-    )
-    write_record(folder, record)
-    output = options["output"]
-    return QuantizeResult(
-        after, before, lost, made, record, None if output is None else Path(output), calibration, scoring
-    )
-
-
-def _scores(scoring: Scoring, before: Evaluation, after: Evaluation, lost: Drop) -> dict[str, Any]:
-    return {
-        "metric": before.metric,
-        "unit": before.unit,
-        "higher_is_better": before.higher_is_better,
-        "float": before.value,
-        "quantized": after.value,
-        "drop": lost.value,
-        "drop_interval": lost.interval,
-        "samples": after.samples,
-        "is_on_calibration_data": scoring.is_on_calibration_data,
-    }

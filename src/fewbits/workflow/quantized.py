@@ -15,6 +15,7 @@ from fewbits.quantization.resolve import resolve
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan
 from fewbits.workflow.calibrate import Calibration
+from fewbits.workflow.pins import fit_pins, pin_notes
 from fewbits.workflow.ranges import resolve_ranges
 
 
@@ -89,29 +90,21 @@ def quantize_calibrated(
         SpecError: the profile or a range name cannot be used on this model and target.
     """
     wanted = Profile.parse(profile) if isinstance(profile, str) else profile
-    fixed = calibration.source.pinned if pinned is None else pinned
+    given = calibration.source.pinned if pinned is None else pinned
     graph, statistics = calibration.model.graph, calibration.statistics
     refused = half_overflows(graph, statistics)
     plan = resolve(calibration.model, wanted, calibration.target, half_refused=refused)
+    fixed = fit_pins(plan, given)
     chosen = resolve_ranges(ranges, weight_ranges, calibration=calibration, plan=plan, pinned=fixed)
     encoded = encode(graph, plan, statistics, chosen.ranges, pinned=fixed, searched=calibration.searched)
     model = insert_qdq(calibration.model, plan, encoded)
-    kept = kept_pins(plan, fixed)
-    notes = (*encoded.notes, *_left_out(fixed, kept))
-    return Quantized(model, wanted, plan, encoded, notes, kept, chosen.trials)
+    notes = (*encoded.notes, *pin_notes(plan, given, fixed), *_domain_note(model, calibration.model))
+    return Quantized(model, wanted, plan, encoded, notes, fixed, chosen.trials)
 
 
-def kept_pins(plan: Plan, pinned: Mapping[str, Encoding]) -> dict[str, Encoding]:
-    """Return the pinned encodings whose grids are the planned ones."""
-    return {
-        name: encoding
-        for name, encoding in pinned.items()
-        if name in plan.grids and plan.grids[name].spec == encoding.spec
-    }
-
-
-def _left_out(pinned: Mapping[str, Encoding], kept: Mapping[str, Encoding]) -> tuple[str, ...]:
-    left = [name for name in pinned if name not in kept]
-    if not left:
+def _domain_note(made: ir.Model, source: ir.Model) -> tuple[str, ...]:
+    if "com.microsoft" not in made.opset_imports or "com.microsoft" in source.opset_imports:
         return ()
-    return (f"{len(left)} of {len(pinned)} given encodings fit no grid of this plan ({left[0]!r} is the first).",)
+    opset = made.opset_imports.get("", 0)
+    why = f"onnxruntime has none of these widths at ONNX opset {opset}"
+    return (f"QuantizeLinear and DequantizeLinear are those of the domain com.microsoft, because {why}.",)

@@ -82,7 +82,7 @@ def output_folder(model: ModelLike) -> Path | None:
     if not (folder / names.FLOAT).is_file():
         raise ModelError(
             f"The folder {str(folder)!r} holds no {names.FLOAT}: name an .onnx file, or the output folder of an "
-            f"earlier run."
+            f"earlier run (of a baseline, the folder of one precision)."
         )
     return folder
 

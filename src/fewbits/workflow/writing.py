@@ -24,6 +24,7 @@ from fewbits.spec.target import Target
 from fewbits.workflow.calibrate import Calibration
 from fewbits.workflow.quantized import Quantized
 from fewbits.workflow.scoring import Scoring
+from fewbits.workflow.source import Source
 
 Options = dict[str, Any]
 
@@ -71,21 +72,12 @@ def record_run(
     options: Options,
 ) -> RunRecord:
     """Return the record of a run whose files are in `folder`."""
-    source = calibration.source
     return RunRecord(
         verb=verb,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         options={name: described(value) for name, value in options.items() if value is not None},
-        model={
-            "source": source.name,
-            "sha256": source.sha256,
-            "prepared": True,
-            "changes": [
-                {"pass": report.name, "changed": report.changed, "declined": [str(item) for item in report.declined]}
-                for report in source.changes
-            ],
-        },
-        data=_data_facts(calibration, scoring, options),
+        model=model_facts(calibration.source),
+        data=data_facts(calibration, scoring, options),
         target=made.plan.target,
         precision=made.counts,
         declined=made.declined,
@@ -124,8 +116,24 @@ def described(value: Any) -> Any:
     return plain(value) if isinstance(value, str | int | float | bool | Path | tuple) else str(value)
 
 
-def _data_facts(calibration: Calibration, scoring: Scoring, options: Options) -> dict[str, Any]:
-    """Fingerprints are taken of data that lie still: files, folders, arrays; not of a loader, which may shuffle."""
+def model_facts(source: Source) -> dict[str, Any]:
+    """Return what records say of the model: where it comes from, and what preparing changed."""
+    return {
+        "source": source.name,
+        "sha256": source.sha256,
+        "prepared": True,
+        "changes": [
+            {"pass": report.name, "changed": report.changed, "declined": [str(item) for item in report.declined]}
+            for report in source.changes
+        ],
+    }
+
+
+def data_facts(calibration: Calibration, scoring: Scoring, options: Options) -> dict[str, Any]:
+    """Return what records say of the data.
+
+    Fingerprints are taken of data that lie still: files, folders, arrays; not of a loader, which may shuffle.
+    """
 
     def facts(data: Dataset, given: Any, samples: int | None) -> dict[str, Any]:
         still = isinstance(given, str | Path | Mapping | np.ndarray)

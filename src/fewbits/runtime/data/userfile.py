@@ -86,7 +86,7 @@ def user_code(what: str, *, error: type[FewbitsError], folder: Path | None = Non
     except FewbitsError:
         raise
     except Exception as cause:
-        place, text = _place(cause), str(cause).strip().rstrip(".")
+        place, text = code_place(cause), str(cause).strip().rstrip(".")
         said = f"{type(cause).__name__}: {text}" if text else type(cause).__name__
         raise error(f"{what} failed at {place}: {said}. Mend it there and run again.") from cause
     finally:
@@ -94,7 +94,7 @@ def user_code(what: str, *, error: type[FewbitsError], folder: Path | None = Non
             sys.path.remove(str(folder))
 
 
-def _place(cause: BaseException) -> str:
+def code_place(cause: BaseException) -> str:
     """Return `file:line` of the deepest frame in the user's own code: not ours, not an installed library's."""
     if isinstance(cause, SyntaxError) and cause.filename:
         return f"{cause.filename}:{cause.lineno}"

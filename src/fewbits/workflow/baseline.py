@@ -1,0 +1,305 @@
+"""Verb baseline: step 1 of the workflow. Every precision scored from one calibration, and what follows from it."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fewbits.analysis.cost import Cost, cost_of, sizes_of
+from fewbits.analysis.evaluate import Drop, Evaluation
+from fewbits.artifact import names
+from fewbits.artifact.folder import staged, write_file
+from fewbits.errors import SpecError
+from fewbits.quantization.profile import Profile
+from fewbits.quantization.resolve import resolve
+from fewbits.report.baseline_record import BaselineRecord, Row
+from fewbits.report.record import RunRecord
+from fewbits.runtime.data import Preprocess
+from fewbits.runtime.data.open import DataLike
+from fewbits.runtime.session import RunOptions
+from fewbits.spec.precision import Precision
+from fewbits.spec.target import DEFAULT_TARGET, Target
+from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate_subject
+from fewbits.workflow.finish import finish
+from fewbits.workflow.goal import Goal, check_goal, open_goal
+from fewbits.workflow.next_step import next_steps
+from fewbits.workflow.quantized import quantize_calibrated
+from fewbits.workflow.ranges import check_ranges
+from fewbits.workflow.scoring import MetricLike, Scoring, check_metric, open_scoring
+from fewbits.workflow.source import ModelLike
+from fewbits.workflow.stages import Stages, Watcher
+from fewbits.workflow.subject import Subject, open_subject
+from fewbits.workflow.verdict import Outcome, Status, Verdict, conclude
+from fewbits.workflow.writing import Options, data_facts, described, model_facts
+
+PRECISIONS = ("w8a8", "w8a16", "w16a16", "fp16")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidate:
+    """One precision of a baseline.
+
+    Attributes:
+        precision: its name.
+        score: of the file that was written.
+        drop: against float, with its interval.
+        cost: bit operations and bytes.
+        status: whether it is within the goal.
+        record: what its folder's record.json says.
+        output: its folder, or None where nothing is kept.
+    """
+
+    precision: str
+    score: Evaluation
+    drop: Drop
+    cost: Cost
+    status: Status
+    record: RunRecord
+    output: Path | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BaselineResult:
+    """What `baseline` found.
+
+    Attributes:
+        float_score: of the prepared float model.
+        candidates: in the order asked for.
+        goal: what was acceptable.
+        verdict: what the scores say.
+        record: what was written to record.json: costs, refused precisions, next steps and notes, too.
+        output: the folder, or None.
+        calibration: can serve further precisions.
+        scoring: can score further models.
+    """
+
+    float_score: Evaluation
+    candidates: tuple[Candidate, ...]
+    goal: Goal
+    verdict: Verdict
+    record: BaselineRecord
+    output: Path | None
+    calibration: Calibration
+    scoring: Scoring
+
+
+def baseline(
+    model: ModelLike,
+    *,
+    data: DataLike,
+    precisions: Sequence[str] = PRECISIONS,
+    output: str | Path | None = None,
+    target: str | Path | Target = DEFAULT_TARGET,
+    metric: MetricLike | None = None,
+    higher_is_better: bool | None = None,
+    max_drop: float | str | None = None,
+    min_sqnr: float | None = None,
+    eval_data: DataLike | None = None,
+    ranges: str = "auto",
+    weight_ranges: str = "auto",
+    samples: int = SAMPLES,
+    eval_samples: int | None = None,
+    dims: Mapping[str, int] | None = None,
+    simplify: bool = True,
+    preprocess: Preprocess | None = None,
+    batch_size: int | None = None,
+    run_options: RunOptions | None = None,
+    progress: Watcher | None = None,
+) -> BaselineResult:
+    """Score a model in several precisions and conclude what it is sensitive to.
+
+    The float model runs once over the calibration data, whatever the number of precisions. Each precision is written to
+    a folder of its own as it is done: what is finished stays when the run is stopped.
+
+    Args:
+        model: a path, bytes, a model in memory, or the output folder of an earlier run, whose pinned encodings stay.
+        data: calibration data: an image folder, .npz, .npy, a folder of them, an input list, file.py:function, arrays.
+        precisions: what to score: w8a8, w8a16, w16a16, fp16, also w4a8, w4a16 ...
+        output: folder; each precision gets a folder inside it. None writes nothing.
+        target: device profile, its name or a TOML file.
+        metric: a name, file.py:function, or a function of `predict`; None chooses one by labels and outputs.
+        higher_is_better: direction of the user's own metric.
+        max_drop: acceptable drop: 0.5 in the metric's unit, "0.5%" of the float score; None allows 1 % of it.
+        min_sqnr: least acceptable SQNR in dB where the metric is sqnr; None takes 20.
+        eval_data: what to score on; None scores on `data`.
+        ranges: auto, minmax, mse, entropy or percentile:99.99.
+        weight_ranges: auto, absmax or mse.
+        samples: calibration samples at most.
+        eval_samples: evaluation samples at most; None takes all.
+        dims: open dimension -> size.
+        simplify: let onnxslim rewrite the graph.
+        preprocess: how images become inputs.
+        batch_size: samples per call; None chooses one by the size of the tensors.
+        run_options: provider and threads.
+        progress: told of each stage.
+
+    Raises:
+        FewbitsError: something that the caller gave cannot be used; the message says what to do.
+    """
+    options: Options = {name: value for name, value in locals().items() if name != "progress"}
+    wanted = _parse(precisions)
+    check_ranges(ranges, weight_ranges)
+    check_goal(max_drop, min_sqnr)
+    named = check_metric(metric, higher_is_better)
+    stages = Stages(progress)
+    with staged(output) as folder:
+        with stages.stage("prepare"):
+            subject = open_subject(
+                model, data=data, target=target, dims=dims, simplify=simplify, preprocess=preprocess,
+                batch_size=batch_size, run_options=run_options,
+            )  # fmt: skip
+            scoring = open_scoring(
+                subject, samples=samples, eval_data=eval_data, metric=named, eval_samples=eval_samples,
+                preprocess=preprocess,
+            )  # fmt: skip
+            possible, refused = _possible(subject, wanted)
+        with stages.stage("score float", scoring.limit) as told:
+            before = scoring.score_float(told)
+        goal = open_goal(max_drop, min_sqnr, before)
+        calibration = calibrate_subject(subject, samples=samples, stages=stages)
+        run = _Run(calibration, scoring, before, goal, stages, options, None if output is None else Path(output))
+        candidates = tuple(run.candidate(precision) for precision in possible)
+        result = run.result(candidates, refused)
+        write_file(folder / names.RECORD, result.record.to_json().encode())
+    return result
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """What all candidates of one baseline share."""
+
+    calibration: Calibration
+    scoring: Scoring
+    before: Evaluation
+    goal: Goal
+    stages: Stages
+    options: Options
+    output: Path | None
+
+    def candidate(self, precision: str) -> Candidate:
+        """Make, write and score one precision."""
+        options = {**self.options, "precision": precision}
+        del options["precisions"]
+        where = None if self.output is None else self.output / precision
+        with self.stages.stage(f"quantize {precision}"):
+            made = quantize_calibrated(
+                self.calibration, precision, ranges=str(options["ranges"]), weight_ranges=str(options["weight_ranges"])
+            )
+        with staged(where) as folder:
+            done = finish(
+                "quantize", folder, self.calibration, self.scoring, made, before=self.before, stages=self.stages,
+                options={**options, "output": where}, label=precision,
+            )  # fmt: skip
+        cost = cost_of(self.calibration.model, made.model, made.plan, self._sizes())
+        status = self.goal.judge(done.drop, done.score)
+        return Candidate(precision, done.score, done.drop, cost, status, done.record, where)
+
+    def result(self, candidates: tuple[Candidate, ...], refused: Mapping[str, str]) -> BaselineResult:
+        """Conclude, and put all of it together."""
+        outcomes = [
+            Outcome(c.precision, c.status, self.goal.drop(c.drop, c.score), _figures(c, self.before))
+            for c in candidates
+        ]
+        verdict = conclude(outcomes, self.goal.max_drop)
+        steps = next_steps(verdict, self.options, self.output)
+        cost = cost_of(self.calibration.model, self.calibration.model, None, self._sizes())
+        record = self._record(candidates, refused, verdict, Row("float", self.before.value, **asdict(cost)), steps)
+        return BaselineResult(
+            self.before, candidates, self.goal, verdict, record, self.output, self.calibration, self.scoring
+        )
+
+    def _sizes(self) -> dict[str, int]:
+        first = next(iter(self.calibration.subject.data.batches(1, 1)))
+        return sizes_of(self.calibration.model, first.feeds)
+
+    def _record(
+        self,
+        candidates: Sequence[Candidate],
+        refused: Mapping[str, str],
+        verdict: Verdict,
+        float_row: Row,
+        steps: tuple[tuple[str, str], ...],
+    ) -> BaselineRecord:
+        before = self.before
+        return BaselineRecord(
+            verb="baseline",
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            options={name: described(value) for name, value in self.options.items() if value is not None},
+            model=model_facts(self.calibration.source),
+            data=data_facts(self.calibration, self.scoring, self.options),
+            target=self.calibration.target.name,
+            metric={
+                "name": before.metric,
+                "unit": before.unit,
+                "higher_is_better": before.higher_is_better,
+                "samples": before.samples,
+                "is_on_calibration_data": self.scoring.is_on_calibration_data,
+            },
+            goal=asdict(self.goal),
+            float_row=float_row,
+            rows=tuple(_row(candidate) for candidate in candidates),
+            refused=refused,
+            verdict={**asdict(verdict), "finding": verdict.finding.value},
+            next_steps=steps,
+            notes=tuple(_notes(candidates, before.samples)),
+            timings={name: round(value, 4) for name, value in self.stages.seconds.items()},
+        )
+
+
+def _parse(precisions: Sequence[str]) -> list[str]:
+    if not precisions:
+        raise SpecError(f"No precision was named: write --precisions {','.join(PRECISIONS)}.")
+    found = list(dict.fromkeys(str(Precision.parse(text)) for text in precisions))
+    if "fp32" in found:
+        raise SpecError("fp32 is the float model itself, which is always scored: leave it out of --precisions.")
+    return found
+
+
+def _possible(subject: Subject, precisions: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the precisions that the target takes, and for the others why not.
+
+    Raises:
+        SpecError: it takes none of them.
+    """
+    refused: dict[str, str] = {}
+    for precision in precisions:
+        try:
+            resolve(subject.model, Profile.parse(precision), subject.target)
+        except SpecError as error:
+            refused[precision] = str(error)
+    possible = [precision for precision in precisions if precision not in refused]
+    if not possible:
+        raise SpecError(next(iter(refused.values())))
+    return possible, refused
+
+
+def _row(candidate: Candidate) -> Row:
+    return Row(
+        candidate.precision, candidate.score.value, drop=candidate.drop.value, interval=candidate.drop.interval,
+        status=candidate.status.value, **asdict(candidate.cost),
+    )  # fmt: skip
+
+
+def _figures(candidate: Candidate, before: Evaluation) -> str:
+    """Return score and drop as a person reads them."""
+    if before.metric.startswith("sqnr"):
+        return f"{candidate.score.value:.1f} dB"
+    unit = f" {before.unit}".rstrip()
+    text = f"{candidate.score.value:.2f}{unit}, drop {candidate.drop.value:.2f}{unit}"
+    if candidate.drop.interval is not None:
+        low, high = candidate.drop.interval
+        text += f" [{low:.2f} to {high:.2f}]"
+    return text
+
+
+def _notes(candidates: Iterable[Candidate], samples: int) -> Iterator[str]:
+    for candidate in candidates:
+        yield from (f"{candidate.precision}: {note}" for note in candidate.record.notes)
+        interval, value = candidate.drop.interval, candidate.drop.value
+        if candidate.status is Status.NOISE and interval is not None:
+            needed = math.ceil(samples * ((interval[1] - interval[0]) / 2 / value) ** 2)
+            yield (
+                f"{candidate.precision}: the drop of {value:.2f} lies inside its interval ({interval[0]:.2f} to "
+                f"{interval[1]:.2f}), so it is noise: about {needed} samples, instead of {samples}, would tell."
+            )

@@ -1,0 +1,97 @@
+"""Verb export: take one precision of a baseline, or an artifact, out into a folder to hand over."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewbits.artifact import names
+from fewbits.artifact.folder import sha256, staged
+from fewbits.errors import OutputError, SpecError
+from fewbits.report.record import RunRecord, read_record
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What `export` handed over.
+
+    Attributes:
+        output: the folder.
+        precision: what was taken.
+        why: chosen by the caller, or by the verdict.
+        record: of the artifact.
+    """
+
+    output: Path
+    precision: str
+    why: str
+    record: RunRecord
+
+
+def export(run: str | Path, *, output: str | Path, precision: str | None = None) -> ExportResult:
+    """Copy an artifact with its float companion, encodings, samples and record into a folder of its own.
+
+    Every file is checked against the hash that was recorded when it was scored.
+
+    Args:
+        run: output folder of `baseline`, or of `quantize`.
+        output: folder for the files.
+        precision: which one of a baseline; None takes the cheapest that its verdict accepted.
+
+    Raises:
+        SpecError: the folder is no run, has no such precision, or nothing was accepted.
+        OutputError: a file is missing or is not what was scored, or the files cannot be written.
+    """
+    folder = Path(run)
+    source, why = _choose(folder, precision)
+    if source.resolve() == Path(output).resolve():
+        raise SpecError(f"{str(output)!r} is the run itself: name another folder with -o.")
+    record = read_record(source / names.RECORD)
+    for name, facts in record.files.items():
+        path = source / name
+        if not path.is_file() or sha256(path) != facts["sha256"]:
+            raise OutputError(
+                f"{str(path)!r} is missing or is not the file that was scored: run `fewbits {record.verb}` again."
+            )
+    with staged(output) as stage:
+        for name in (*record.files, names.RECORD):
+            try:
+                shutil.copyfile(source / name, stage / name)
+            except OSError as error:
+                raise OutputError(f"Cannot write {name} to {str(output)!r}: {error.strerror or error}.") from error
+    return ExportResult(Path(output), str(record.options.get("precision", "")), why, record)
+
+
+def _choose(folder: Path, precision: str | None) -> tuple[Path, str]:
+    """Return the folder of the artifact, and why it was chosen."""
+    verdict = _baseline_verdict(folder)
+    if verdict is None:
+        record = read_record(folder / names.RECORD)
+        made = str(record.options.get("precision", ""))
+        if precision not in (None, made):
+            raise SpecError(f"The run {str(folder)!r} holds {made} only, not {precision!r}: leave --precision out.")
+        return folder, "the only one"
+    there = [row for row in verdict[1] if (folder / row / names.RECORD).is_file()]
+    if precision is None:
+        if verdict[0] is None:
+            raise SpecError(
+                f"No precision of {str(folder)!r} was acceptable: name one of {', '.join(there)} with --precision."
+            )
+        return folder / verdict[0], "the cheapest that the verdict accepted"
+    if precision not in there:
+        raise SpecError(f"The run {str(folder)!r} has no {precision!r}: it has {', '.join(there)}.")
+    return folder / precision, "as asked"
+
+
+def _baseline_verdict(folder: Path) -> tuple[str | None, list[str]] | None:
+    """Return the accepted precision and all of them, where the folder is a baseline; None where it is not."""
+    path = folder / names.RECORD
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document.get("verb") != "baseline":
+            return None
+        return document["verdict"]["accepted"], [str(row["precision"]) for row in document["rows"]]
+    except FileNotFoundError:
+        raise SpecError(f"There is no {path.name} in {str(folder)!r}: give the output folder of a run.") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SpecError(f"The record {str(path)!r} cannot be read: {type(error).__name__} {error}.") from error

@@ -1,0 +1,65 @@
+"""Pinned encodings under another plan: which of them hold, and what becomes of the others."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fewbits.spec.encodings import Encoding
+from fewbits.spec.plan import Grid, Plan, Role
+
+
+def fit_pins(plan: Plan, pinned: Mapping[str, Encoding]) -> dict[str, Encoding]:
+    """Return the pinned encodings that hold under `plan`, each on the grid that was planned.
+
+    A weight that is pinned to a narrower grid than planned keeps its steps: the wider container holds every value of
+    the narrow grid, so that an improved weight (learned rounding, training) stays what it is. Any other pin whose grid
+    is not the planned one does not hold.
+
+    Args:
+        plan: the grids.
+        pinned: tensor -> encoding that an improver, or the caller, fixed.
+    """
+    fitted: dict[str, Encoding] = {}
+    for name, encoding in pinned.items():
+        grid = plan.grids.get(name)
+        if grid is not None and grid.spec == encoding.spec:
+            fitted[name] = encoding
+        elif grid is not None and _widens(encoding, grid):
+            fitted[name] = Encoding(grid.spec, encoding.scale, encoding.zero_point)
+    return fitted
+
+
+def pin_notes(plan: Plan, pinned: Mapping[str, Encoding], fitted: Mapping[str, Encoding]) -> tuple[str, ...]:
+    """Return sentences on pins that were widened, and on pins that do not hold."""
+    notes = []
+    wider = [name for name in fitted if fitted[name].spec != pinned[name].spec]
+    if wider:
+        bits = sorted({pinned[name].spec.bits for name in wider})
+        wide = sorted({fitted[name].spec.bits for name in wider})
+        notes.append(
+            f"{len(wider)} weights are pinned to {_words(bits)}-bit grids and keep their steps in {_words(wide)} bits "
+            f"({wider[0]!r} is the first): wider weights cost memory here and win no accuracy."
+        )
+    left = [name for name in pinned if name not in fitted]
+    if left:
+        notes.append(
+            f"{len(left)} of {len(pinned)} pinned encodings fit no grid of this plan and were derived anew "
+            f"({left[0]!r} is the first)."
+        )
+    return tuple(notes)
+
+
+def _widens(encoding: Encoding, grid: Grid) -> bool:
+    narrow, wide = encoding.spec, grid.spec
+    return (
+        grid.role is Role.WEIGHT
+        and narrow.bits < wide.bits
+        and narrow.granularity == wide.granularity
+        and not np.any(encoding.zero_point)
+        and wide.qmin <= narrow.qmin
+        and wide.qmax >= narrow.qmax
+    )
+
+
+def _words(numbers: list[int]) -> str:
+    return " and ".join(map(str, numbers))
