@@ -8,13 +8,11 @@ OUT := demo-out
 
 demo: $(VENV)/.demo
 	$(BIN)/fewbits prepare examples/digits/digits.onnx --data examples/digits/calib.npz -o $(OUT)/prepared.onnx
-	$(BIN)/fewbits quantize examples/digits/digits.onnx --precision w8a8 --data examples/digits/calib.npz \
-	  --eval-data examples/digits/eval.npz --metric top1 -o $(OUT)/w8a8
-	$(BIN)/fewbits quantize examples/digits/digits.onnx --precision w8a16 --data examples/digits/calib.npz \
-	  --eval-data examples/digits/eval.npz --metric top1 -o $(OUT)/w8a16
-	$(BIN)/fewbits verify $(OUT)/w8a8
-	$(BIN)/fewbits verify $(OUT)/w8a16
-	@echo "Scores, reasons and hashes of each run: $(CURDIR)/$(OUT)/w8a8/record.json and $(CURDIR)/$(OUT)/w8a16/record.json"
+	$(BIN)/fewbits baseline examples/digits/digits.onnx --data examples/digits/calib.npz \
+	  --eval-data examples/digits/eval.npz --metric top1 --max-drop 0.5 -o $(OUT)/baseline
+	$(BIN)/fewbits export $(OUT)/baseline -o $(OUT)/deploy
+	$(BIN)/fewbits verify $(OUT)/deploy
+	@echo "Every score, cost and reason: $(CURDIR)/$(OUT)/baseline/record.json; the files to ship: $(CURDIR)/$(OUT)/deploy"
 
 test: lint
 	$(BIN)/pytest -n auto

@@ -1,0 +1,125 @@
+"""Step 1 on every network: verdicts, and the wall time of scoring precisions next to aimet-onnx's, in one run.
+
+Verdicts: `fewbits.baseline` with a drop of 0.3 (in the score's unit), with the default ranges and with absmax weights.
+Wall time: one process each that loads the model, calibrates and scores it at w8a8, or at w8a8, w8a16, w16a16 and fp16.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from typing import Any
+
+import fewbits
+import pipeline
+import record
+from networks import NETWORKS
+from run_peer import run_peer
+
+PRECISIONS = ("w8a8", "w8a16", "w16a16", "fp16")
+LIMITS = {"w8a8": 10.0, ",".join(PRECISIONS): 3.0}
+"""Times faster than aimet-onnx, at least."""
+MAX_DROP = 0.3
+
+
+def main() -> None:
+    parser = record.parser(__doc__ or "")
+    parser.add_argument("--networks", nargs="*", choices=sorted(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--target", default=pipeline.TARGET)
+    parser.add_argument("--samples", type=int, default=400, help="calibration samples")
+    parser.add_argument("--timed", nargs="*", choices=sorted(NETWORKS), default=["mobilenetv2", "fastestdet"])
+    parser.add_argument("--peer-samples", type=int, default=64, help="calibration samples of aimet-onnx")
+    parser.add_argument("--one", help="NETWORK:P,P: time one baseline in this process only")
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(timed(args, *args.one.split(":"))))
+        return
+    found = record.start(f"baseline: target {args.target}, drop of at most {MAX_DROP}")
+    results = {"verdicts": {name: verdicts(args, name) for name in args.networks}, "times": {}}
+    for name in args.timed:
+        results["times"][name] = race(args, name)
+    record.save("baseline", args, found, results)
+
+
+def verdicts(args: Namespace, name: str) -> dict[str, Any]:
+    """Return finding and scores with default ranges and with absmax weights."""
+    found = {}
+    for weights in ("auto", "absmax"):
+        begin = time.perf_counter()
+        result = run(args, name, PRECISIONS, weight_ranges=weights)
+        found[weights] = {
+            "finding": result.verdict.finding.value,
+            "accepted": result.verdict.accepted,
+            "reason": result.verdict.reason,
+            "float": result.float_score.value,
+            "scores": {c.precision: c.score.value for c in result.candidates},
+            "statuses": {c.precision: c.status.value for c in result.candidates},
+            "wall_s": time.perf_counter() - begin,
+        }
+        print(f"{name}, weights {weights}: {result.verdict.finding.value}; {result.verdict.reason}")
+    return found
+
+
+def run(args: Namespace, name: str, precisions: tuple[str, ...], **options: Any) -> fewbits.BaselineResult:
+    """Return one baseline of a network, scored by its own score."""
+    network = NETWORKS[name]
+    return fewbits.baseline(
+        network.path,
+        data=lambda: network.calibration(args.samples),
+        precisions=precisions,
+        metric=network.score,
+        higher_is_better=network.higher_is_better,
+        max_drop=MAX_DROP,
+        target=args.target,
+        samples=args.samples,
+        run_options=fewbits.RunOptions(threads=args.threads),
+        **options,
+    )
+
+
+def timed(args: Namespace, name: str, precisions: str) -> dict[str, Any]:
+    """Return the wall time of one baseline and of its stages."""
+    begin = time.perf_counter()
+    result = run(args, name, tuple(precisions.split(",")))
+    return {"wall_s": time.perf_counter() - begin, "stages": dict(result.record.timings)}
+
+
+def race(args: Namespace, name: str) -> dict[str, Any]:
+    """Return how long fewbits and aimet-onnx take for the same scores, whole processes, imports included."""
+    found: dict[str, Any] = {}
+    for precisions, limit in LIMITS.items():
+        begin = time.perf_counter()
+        mine = here(args, name, precisions)
+        mine["process_s"] = time.perf_counter() - begin
+        peer = peer_time(args, name, precisions)
+        ratio = peer["process_s"] / mine["process_s"] if "process_s" in peer else None
+        found[precisions] = {"fewbits": mine, "aimet": peer, "ratio": ratio}
+        met = "" if ratio is None else f"{ratio:.1f} x, limit {limit}: {record.verdict(ratio >= limit)}"
+        print(f"{name} {precisions}: fewbits {mine['process_s']:.1f} s, aimet {peer.get('process_s')} s; {met}")
+    return found
+
+
+def here(args: Namespace, name: str, precisions: str) -> dict[str, Any]:
+    """Time a fresh process of this benchmark."""
+    words = [sys.executable, __file__, "--one", f"{name}:{precisions}", "--samples", str(args.samples)]
+    done = subprocess.run(
+        [*words, "--threads", str(args.threads), "--target", args.target], capture_output=True, text=True, check=True
+    )
+    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def peer_time(args: Namespace, name: str, precisions: str) -> dict[str, Any]:
+    """Time aimet-onnx on the same precisions, in its own environment."""
+    begin = time.perf_counter()
+    answer = run_peer(
+        "aimet", "score", network=name, precisions=precisions, samples=args.peer_samples, threads=args.threads
+    )
+    if "missing" in answer:
+        return answer
+    return {"process_s": time.perf_counter() - begin, "answer": answer}
+
+
+if __name__ == "__main__":
+    main()
