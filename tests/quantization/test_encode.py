@@ -9,7 +9,7 @@ from qdq_models import model, normal, quantized, session, statistics
 from fewbits.errors import SpecError
 from fewbits.numerics.affine import encoding_from_range, fake_quantize
 from fewbits.numerics.ranges import MinMax, Mse, Percentile
-from fewbits.quantization.encode import Ranges, encode
+from fewbits.quantization.encode import Memo, Ranges, encode
 from fewbits.quantization.observe import Statistics
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
@@ -198,15 +198,15 @@ def test_16_bit_activations_keep_the_whole_range_under_mse():
 def test_weight_methods_differ_and_the_memory_holds_what_was_searched():
     graph, feeds = ZOO["gemm"]()
     stats, plan = statistics(graph, feeds), resolve(graph, Profile.parse("w3a8"), load_target("qnn-htp-v73"))
-    memory: dict = {}
-    first = encode(graph.graph, plan, stats, Ranges(), searched=memory)
-    assert len(memory) == 1
-    again = encode(graph.graph, plan, stats, Ranges(), searched=memory)
+    memory = Memo()
+    first = encode(graph.graph, plan, stats, Ranges(), memo=memory)
+    assert len(memory.weights) == 1
+    again = encode(graph.graph, plan, stats, Ranges(), memo=memory)
     assert again.encodings["w"] is first.encodings["w"]
-    absmax = encode(graph.graph, plan, stats, PLAIN, searched=memory).encodings["w"]
+    absmax = encode(graph.graph, plan, stats, PLAIN, memo=memory).encodings["w"]
     np.testing.assert_allclose(absmax.scale, np.abs(normal(6, 5)).max(axis=0) / 3, rtol=1e-6)
     assert not np.array_equal(absmax.scale, first.encodings["w"].scale)
-    assert len(memory) == 2
+    assert len(memory.weights) == 2
 
 
 def test_searched_weights_make_the_smaller_output_error():

@@ -200,7 +200,8 @@ def test_next_steps_are_commands_that_the_program_takes(finding, output):
     options = {
         "model": "my model.onnx", "data": "calib.npz", "eval_data": "eval.npz", "metric": "top1", "max_drop": "0.5%",
         "min_sqnr": None, "target": load_target("ort-cpu"), "samples": 99, "eval_samples": 7, "batch_size": 2,
-        "ranges": "minmax", "weight_ranges": "absmax", "dims": {"h": 8}, "simplify": False, "output": output,
+        "ranges": "minmax", "weight_ranges": "absmax", "bias_correction": False,
+        "dims": {"h": 8}, "simplify": False, "output": output,
         "preprocess": Preprocess(resize=256, crop=(224, 224), mean=(0.5, 0.4, 0.3), channel_order="bgr"),
         "higher_is_better": True, "precisions": ("w8a8", "w8a16"),
     }  # fmt: skip
@@ -222,7 +223,7 @@ def test_next_steps_are_commands_that_the_program_takes(finding, output):
 
 
 def test_steps_of_data_in_memory_name_them_in_capitals():
-    options = {"model": b"", "data": {}, "ranges": "auto", "weight_ranges": "auto"}
+    options = {"model": b"", "data": {}, "ranges": "auto", "weight_ranges": "auto", "bias_correction": True}
     steps = next_steps(Verdict(Finding.ACTIVATIONS, "w8a16", "", ()), options, None)
     assert all("fewbits quantize MODEL --data DATA" in command for _, command in steps)
 

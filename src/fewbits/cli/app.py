@@ -1,9 +1,12 @@
 """The program `fewbits`: its commands in the order of the workflow, and how it ends.
 
-Exit codes: 0 done; 1 `verify` failed; 2 something that the user can mend, one sentence on stderr; 130 interrupted.
+Exit codes: 0 done; 1 `verify` failed; 2 something that the user can mend, one sentence on stderr; 130 interrupted;
+141 the reader of stdout went away.
 """
 
+import io
 import logging
+import os
 import sys
 from typing import Any
 
@@ -14,6 +17,7 @@ from fewbits.cli import baseline, check, convert, model, quantize, targets
 from fewbits.errors import FewbitsError
 
 INTERRUPTED = 130
+BROKEN_PIPE = 141
 
 
 class Program(TyperGroup):
@@ -24,10 +28,13 @@ class Program(TyperGroup):
         extra["standalone_mode"] = False
         try:
             code = super().main(*args, **extra)
+            sys.stdout.flush()
         except (KeyboardInterrupt, typer.Abort):
             code = INTERRUPTED
         except FewbitsError as error:
             code = _say(str(error))
+        except OSError as error:
+            code = _stdout_failed(error)
         except Exception as error:
             # typer's own usage errors: its class moved between versions, its interface did not
             if not hasattr(error, "format_message"):
@@ -41,6 +48,21 @@ class Program(TyperGroup):
 def _say(sentence: str) -> int:
     typer.echo(f"error: {' '.join(sentence.split())}", err=True)
     return 2
+
+
+def _stdout_failed(error: OSError) -> int:
+    """Answer the failure of stdout: silence where its reader went away, as in `fewbits ... | head`."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except io.UnsupportedOperation:
+        raise error from None
+    except OSError as again:
+        # what is left in the buffer must not fail once more when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(again, BrokenPipeError):
+            return BROKEN_PIPE
+        return _say(f"Cannot write to the standard output: {again.strerror}.")
+    raise error
 
 
 def _usage(error: Any) -> int:

@@ -6,6 +6,7 @@ import typer
 
 from fewbits.cli.options import (
     BatchSize,
+    BiasCorrection,
     ChannelOrder,
     Crop,
     Data,
@@ -75,6 +76,7 @@ def baseline(
     eval_samples: EvalSamples = None,
     ranges: Ranges = "auto",
     weight_ranges: WeightRanges = "auto",
+    bias_correction: BiasCorrection = True,
     dim: Dims = None,
     simplify: Simplify = True,
     preset: Preset = None,
@@ -103,8 +105,8 @@ def baseline(
         result = verb(
             model, data=data, precisions=[p.strip() for p in precisions.split(",") if p.strip()], output=output,
             target=target, metric=metric, higher_is_better=higher_is_better, max_drop=max_drop, min_sqnr=min_sqnr,
-            eval_data=eval_data, ranges=ranges, weight_ranges=weight_ranges, samples=samples,
-            eval_samples=eval_samples, dims=parse_dims(dim), simplify=simplify, preprocess=preprocess,
+            eval_data=eval_data, ranges=ranges, weight_ranges=weight_ranges, bias_correction=bias_correction,
+            samples=samples, eval_samples=eval_samples, dims=parse_dims(dim), simplify=simplify, preprocess=preprocess,
             batch_size=batch_size, run_options=parse_run_options(provider, threads), progress=bars,
         )  # fmt: skip
     if json:

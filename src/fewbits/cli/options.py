@@ -60,6 +60,10 @@ Ranges = Annotated[
     str,
     typer.Option("--ranges", metavar="R", help="Activations: auto, minmax, mse, entropy or percentile:99.99."),
 ]
+BiasCorrection = Annotated[
+    bool,
+    typer.Option("--bias-correction/--no-bias-correction", help="Let biases take up the mean error of the weights."),
+]
 WeightRanges = Annotated[str, typer.Option("--weight-ranges", metavar="R", help="Weights: auto, absmax or mse.")]
 
 Preset = Annotated[

@@ -7,6 +7,7 @@ import typer
 
 from fewbits.cli.options import (
     BatchSize,
+    BiasCorrection,
     ChannelOrder,
     Crop,
     Data,
@@ -64,6 +65,7 @@ def quantize(
     eval_samples: EvalSamples = None,
     ranges: Ranges = "auto",
     weight_ranges: WeightRanges = "auto",
+    bias_correction: BiasCorrection = True,
     encodings: _Encodings = None,
     dim: Dims = None,
     simplify: Simplify = True,
@@ -93,7 +95,8 @@ def quantize(
         result = verb(
             model, precision=precision, data=data, output=output, target=target, metric=metric,
             higher_is_better=higher_is_better, eval_data=eval_data, profile=profile, ranges=ranges,
-            weight_ranges=weight_ranges, samples=samples, eval_samples=eval_samples, dims=parse_dims(dim),
+            weight_ranges=weight_ranges, bias_correction=bias_correction,
+            samples=samples, eval_samples=eval_samples, dims=parse_dims(dim),
             simplify=simplify, encodings=encodings, preprocess=preprocess, batch_size=batch_size,
             run_options=parse_run_options(provider, threads), progress=bars,
         )  # fmt: skip

@@ -23,9 +23,6 @@ from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Grid, Plan, Role
 
 F32 = npt.NDArray[np.float32]
-WeightMemo = dict[tuple[str, QuantSpec, str, bool, str], Encoding]
-"""(tensor, spec, method, whether a bias takes up the mean error, layer) -> encoding, before any widening."""
-
 _CLIPPED_BITS = 8  # steps of a wider grid are finer than the histogram that Mse weighs clipping by
 
 
@@ -46,6 +43,19 @@ class Ranges:
     correct_biases: bool = True
     by_tensor: Mapping[str, Estimator] = field(default_factory=dict)
     weights_by_tensor: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Memo:
+    """What was found for one model and its statistics; read and filled by every `encode`, so that the next is faster.
+
+    Attributes:
+        weights: (tensor, spec, method, whether a bias takes up the mean error, layer) -> encoding, before any widening.
+        ranges: (tensor, spec, estimator) -> (low, high).
+    """
+
+    weights: dict[tuple[str, QuantSpec, str, bool, str], Encoding] = field(default_factory=dict)
+    ranges: dict[tuple[str, QuantSpec, Estimator], tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +82,7 @@ def encode(
     ranges: Ranges,
     *,
     pinned: Mapping[str, Encoding] | None = None,
-    searched: WeightMemo | None = None,
+    memo: Memo | None = None,
 ) -> Encoded:
     """Return an encoding for every grid of the plan.
 
@@ -82,12 +92,12 @@ def encode(
         statistics: of the float model.
         ranges: estimators.
         pinned: tensor name -> encoding that an improver fixed; used as it is wherever its spec is the planned one.
-        searched: memory of weight scales found for these statistics; read and filled, so that the next call is faster.
+        memo: of these statistics; read and filled, so that the next call is faster.
 
     Raises:
         SpecError: a tensor that needs a range was never observed.
     """
-    work = _Encoder(graph, plan, statistics, ranges, dict(pinned or {}), {} if searched is None else searched)
+    work = _Encoder(graph, plan, statistics, ranges, dict(pinned or {}), memo or Memo())
     for key, grid in plan.grids.items():
         if grid.role in (Role.ACTIVATION, Role.CONSTANT):
             work.activation(key)
@@ -109,7 +119,7 @@ class _Encoder:
     statistics: Statistics
     ranges: Ranges
     pinned: Mapping[str, Encoding]
-    searched: WeightMemo
+    memo: Memo
     encodings: dict[str, Encoding] = field(default_factory=dict)
     passed: dict[str, Encoding] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -151,7 +161,10 @@ class _Encoder:
         estimator = self.ranges.by_tensor.get(grid.tensor, self.ranges.activations)
         if grid.spec.bits > _CLIPPED_BITS and isinstance(estimator, Mse):
             estimator = MinMax()
-        return estimator(histogram, grid.spec)
+        key = (grid.tensor, grid.spec, estimator)
+        if key not in self.memo.ranges:
+            self.memo.ranges[key] = estimator(histogram, grid.spec)
+        return self.memo.ranges[key]
 
     def _histogram(self, grid: Grid) -> Histogram:
         if grid.role is Role.CONSTANT:
@@ -171,12 +184,12 @@ class _Encoder:
             self.encodings[key] = pinned
             return
         method = self.ranges.weights_by_tensor.get(grid.tensor, self.ranges.weights)
-        memo = (grid.tensor, grid.spec, method, self._is_centered(layer), layer.node if layer else "")
-        if memo not in self.searched:
+        case = (grid.tensor, grid.spec, method, self._is_centered(layer), layer.node if layer else "")
+        if case not in self.memo.weights:
             values = constant_values(self.graph, grid.tensor)
             found = self._search(values, grid, layer) if method == "mse" and layer is not None else None
-            self.searched[memo] = found or weight_encoding(values, grid.spec, method=cast("WeightMethod", method))
-        self.encodings[key] = self.searched[memo]
+            self.memo.weights[case] = found or weight_encoding(values, grid.spec, method=cast("WeightMethod", method))
+        self.encodings[key] = self.memo.weights[case]
 
     def _search(self, values: F32, grid: Grid, layer: Layer) -> Encoding | None:
         """Scales that minimize the error at the layer's output, or None where its inputs were not sampled."""

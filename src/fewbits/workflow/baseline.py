@@ -98,6 +98,7 @@ def baseline(
     eval_data: DataLike | None = None,
     ranges: str = "auto",
     weight_ranges: str = "auto",
+    bias_correction: bool = True,
     samples: int = SAMPLES,
     eval_samples: int | None = None,
     dims: Mapping[str, int] | None = None,
@@ -125,6 +126,7 @@ def baseline(
         eval_data: what to score on; None scores on `data`.
         ranges: auto, minmax, mse, entropy or percentile:99.99.
         weight_ranges: auto, absmax or mse.
+        bias_correction: let biases take up the mean error of rounded weights.
         samples: calibration samples at most.
         eval_samples: evaluation samples at most; None takes all.
         dims: open dimension -> size.
@@ -184,8 +186,9 @@ class _Run:
         where = None if self.output is None else self.output / precision
         with self.stages.stage(f"quantize {precision}"):
             made = quantize_calibrated(
-                self.calibration, precision, ranges=str(options["ranges"]), weight_ranges=str(options["weight_ranges"])
-            )
+                self.calibration, precision, ranges=options["ranges"], weight_ranges=options["weight_ranges"],
+                bias_correction=options["bias_correction"],
+            )  # fmt: skip
         with staged(where) as folder:
             done = finish(
                 "quantize", folder, self.calibration, self.scoring, made, before=self.before, stages=self.stages,

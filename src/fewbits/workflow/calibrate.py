@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from fewbits.quantization.encode import WeightMemo
+from fewbits.quantization.encode import Memo
 from fewbits.quantization.observe import Statistics, observe, watchlist
 from fewbits.runtime.data import Dataset, Preprocess
 from fewbits.runtime.data.open import DataLike
@@ -34,14 +34,14 @@ class Calibration:
         statistics: ranges, histograms and moments; `statistics.samples` float forward passes made them.
         batch_size: samples per call.
         seconds: stage -> wall time.
-        searched: weight scales found so far; precisions that share a weight grid share the search.
+        memo: weight scales and ranges found so far; precisions that share a grid share the search.
     """
 
     subject: Subject
     statistics: Statistics
     batch_size: int
     seconds: Mapping[str, float]
-    searched: WeightMemo = field(default_factory=dict)
+    memo: Memo = field(default_factory=Memo)
 
     @property
     def source(self) -> Source:

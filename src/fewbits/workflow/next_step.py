@@ -47,6 +47,8 @@ def _cheaper(finding: Finding, options: Mapping[str, Any]) -> Iterator[tuple[str
         yield "choose activation ranges by the error at the output", _again(options, ranges="auto")
     if finding in (Finding.WEIGHTS, Finding.BOTH) and options["weight_ranges"] != "auto":
         yield "choose weight scales by the error at each layer's output", _again(options, weight_ranges="auto")
+    if finding in (Finding.WEIGHTS, Finding.BOTH) and options["bias_correction"] is False:
+        yield "let biases take up the mean error of the weights", _again(options, bias_correction=True)
     if finding in (Finding.ACTIVATIONS, Finding.BOTH):
         yield 'lift single nodes: lines such as NODE = "w8a16" in lift.toml', _mixed(options, "w8a8")
     if finding is Finding.WEIGHTS:
@@ -56,7 +58,12 @@ def _cheaper(finding: Finding, options: Mapping[str, Any]) -> Iterator[tuple[str
     if finding is Finding.UNDECIDED:
         yield "score on more samples", _again(options, eval_data="MORE_DATA", eval_samples=None)
     if finding is Finding.NONE:
-        scored = {**options, "data": options.get("eval_data") or options["data"], "simplify": None}
+        scored = {
+            **options,
+            "data": options.get("eval_data") or options["data"],
+            "simplify": None,
+            "bias_correction": None,
+        }
         yield "check the score of the float model itself", _command("evaluate", scored, only=("data", "metric"))
     if finding in (Finding.INCOMPLETE, Finding.WIDE_ONLY):
         yield "run all precisions of step 1", _again(options, precisions=None)
@@ -95,8 +102,9 @@ def _lists(options: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"--{field.name.replace('_', '-')}", text)
     if options.get("higher_is_better") is not None:
         yield "--higher-is-better" if options["higher_is_better"] else "--lower-is-better"
-    if options.get("simplify") is False:
-        yield "--no-simplify"
+    for name in ("simplify", "bias_correction"):
+        if options.get(name) is False:
+            yield f"--no-{name.replace('_', '-')}"
 
 
 def _text(name: str, value: Any) -> str:

@@ -78,6 +78,7 @@ def quantize(
     profile: Mapping[str, str] | str | Path | None = None,
     ranges: str = "auto",
     weight_ranges: str = "auto",
+    bias_correction: bool = True,
     samples: int = SAMPLES,
     eval_samples: int | None = None,
     dims: Mapping[str, int] | None = None,
@@ -104,6 +105,7 @@ def quantize(
         profile: node name -> precision, or a JSON or TOML file of such pairs.
         ranges: auto, minmax, mse, entropy or percentile:99.99.
         weight_ranges: auto, absmax or mse.
+        bias_correction: let biases take up the mean error of rounded weights.
         samples: calibration samples at most.
         eval_samples: evaluation samples at most; None takes all.
         dims: open dimension -> size.
@@ -135,7 +137,10 @@ def quantize(
             pinned = open_pins(subject, wanted, encodings)
         calibration = calibrate_subject(subject, samples=samples, stages=stages)
         with stages.stage("quantize"):
-            made = quantize_calibrated(calibration, wanted, ranges=ranges, weight_ranges=weight_ranges, pinned=pinned)
+            made = quantize_calibrated(
+                calibration, wanted, ranges=ranges, weight_ranges=weight_ranges, bias_correction=bias_correction,
+                pinned=pinned,
+            )  # fmt: skip
         with stages.stage("score float", scoring.limit) as told:
             before = scoring.score_float(told)
         done = finish("quantize", folder, calibration, scoring, made, before=before, stages=stages, options=options)

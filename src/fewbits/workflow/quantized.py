@@ -75,6 +75,7 @@ def quantize_calibrated(
     *,
     ranges: str = "auto",
     weight_ranges: str = "auto",
+    bias_correction: bool = True,
     pinned: Mapping[str, Encoding] | None = None,
 ) -> Quantized:
     """Return the model in the precision that `profile` asks for.
@@ -84,6 +85,7 @@ def quantize_calibrated(
         profile: a precision such as "w8a8", or a mixed-precision profile.
         ranges: auto, minmax, mse, entropy or percentile:99.99.
         weight_ranges: auto, absmax or mse.
+        bias_correction: let biases take up the mean error of rounded weights.
         pinned: tensor -> encoding to be used as it is; by default those of the model's earlier run.
 
     Raises:
@@ -95,8 +97,10 @@ def quantize_calibrated(
     refused = half_overflows(graph, statistics)
     plan = resolve(calibration.model, wanted, calibration.target, half_refused=refused)
     fixed = fit_pins(plan, given)
-    chosen = resolve_ranges(ranges, weight_ranges, calibration=calibration, plan=plan, pinned=fixed)
-    encoded = encode(graph, plan, statistics, chosen.ranges, pinned=fixed, searched=calibration.searched)
+    chosen = resolve_ranges(
+        ranges, weight_ranges, bias_correction=bias_correction, calibration=calibration, plan=plan, pinned=fixed
+    )
+    encoded = encode(graph, plan, statistics, chosen.ranges, pinned=fixed, memo=calibration.memo)
     model = insert_qdq(calibration.model, plan, encoded)
     notes = (*encoded.notes, *pin_notes(plan, given, fixed), *_domain_note(model, calibration.model))
     return Quantized(model, wanted, plan, encoded, notes, fixed, chosen.trials)

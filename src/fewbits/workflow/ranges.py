@@ -34,13 +34,20 @@ def check_ranges(ranges: str, weight_ranges: str) -> None:
 
 
 def resolve_ranges(
-    ranges: str, weight_ranges: str, *, calibration: Calibration, plan: Plan, pinned: Mapping[str, Encoding]
+    ranges: str,
+    weight_ranges: str,
+    *,
+    bias_correction: bool = True,
+    calibration: Calibration,
+    plan: Plan,
+    pinned: Mapping[str, Encoding],
 ) -> Selection:
     """Return the ranges that the options ask for, and what was tried to choose them.
 
     Args:
         ranges: auto, or the name of an estimator.
         weight_ranges: auto, absmax or mse.
+        bias_correction: let biases take up the mean error of rounded weights.
         calibration: what "auto" may look at, and the samples that it may run.
         plan: the grids that the ranges are for.
         pinned: encodings that are not up for choice.
@@ -51,9 +58,9 @@ def resolve_ranges(
     check_ranges(ranges, weight_ranges)
     weights = "mse" if weight_ranges == AUTO else weight_ranges
     if ranges != AUTO:
-        return Selection(Ranges(parse_estimator(ranges), weights), ())
+        return Selection(Ranges(parse_estimator(ranges), weights, bias_correction), ())
     trial = _Trial(calibration, plan, pinned)
-    return choose_ranges(plan, Ranges(weights=weights), trial.error)
+    return choose_ranges(plan, Ranges(weights=weights, correct_biases=bias_correction), trial.error)
 
 
 class _Trial:
@@ -70,7 +77,7 @@ class _Trial:
         subject = self._calibration.subject
         encoded = encode(
             subject.model.graph, self._plan, self._calibration.statistics, ranges,
-            pinned=self._pinned, searched=self._calibration.searched,
+            pinned=self._pinned, memo=self._calibration.memo,
         )  # fmt: skip
         runner = open_graph(insert_qdq(subject.model, self._plan, encoded), subject.options)
         errors = {name: ChannelError() for name in runner.output_names}
