@@ -1,9 +1,10 @@
-"""Scores of all networks at every precision, with one default setting, against limits taken from the peers' scores."""
+"""Step 1 on all networks with one default setting: verdicts, and scores against limits taken from the peers' scores."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+import fewbits
 import pipeline
 import record
 from networks import NETWORKS, Network
@@ -73,31 +74,38 @@ def main() -> None:
     results = {}
     for name in args.networks:
         begin = time.perf_counter()
-        rows, cost = pipeline.quantize_all(
+        result = pipeline.step1(
             NETWORKS[name], args.precisions, target=args.target, threads=args.threads, samples=args.samples
         )
-        cost["wall_s"] = time.perf_counter() - begin
-        reference = pipeline.score_float(NETWORKS[name], threads=args.threads)
-        results[name] = judge(NETWORKS[name], reference, rows, cost)
+        results[name] = judge(NETWORKS[name], result, time.perf_counter() - begin)
         show(name, results[name])
     missed = [f"{n} {p}" for n, r in results.items() for p, s in r["scores"].items() if not s["is_met"]]
     print(f"{len(missed)} missed: {', '.join(missed)}" if missed else "every limit is met")
     record.save("accuracy", args, found, results)
 
 
-def judge(
-    network: Network, reference: pipeline.Quantized, rows: list[pipeline.Quantized], cost: dict[str, Any]
-) -> dict[str, Any]:
-    """Return scores with their limits."""
+def judge(network: Network, result: fewbits.BaselineResult, wall_s: float) -> dict[str, Any]:
+    """Return scores with their limits, and the verdict."""
+    timings = result.record.timings
     scores = {
-        r.precision: {
-            **asdict(r),
-            "limit": limit(network, r.precision),
-            "is_met": passes(network, r.precision, r.score),
+        c.precision: {
+            "score": c.score.value,
+            "status": c.status.value,
+            "build_s": timings[f"quantize {c.precision}"],
+            "score_s": timings[f"score {c.precision}"],
+            "limit": limit(network, c.precision),
+            "is_met": passes(network, c.precision, c.score.value),
         }
-        for r in rows
+        for c in result.candidates
     }
-    return {"float": asdict(reference), "cost": cost, "scores": scores}
+    cost = {
+        "prepare_s": timings["prepare"],
+        "observe_s": timings["calibrate"],
+        "samples": result.calibration.statistics.samples,
+        "wall_s": wall_s,
+    }
+    verdict = {**result.record.verdict, "goal": result.goal.text}
+    return {"float": {"score": result.float_score.value}, "cost": cost, "scores": scores, "verdict": verdict}
 
 
 def show(name: str, result: dict[str, Any]) -> None:
@@ -111,6 +119,7 @@ def show(name: str, result: dict[str, Any]) -> None:
         for p, s in result["scores"].items()
     ]
     record.table(("precision", "score", "limit", "", "build s", "score s"), rows)
+    print(f"verdict: {result['verdict']['finding']}; {result['verdict']['reason']}")
 
 
 if __name__ == "__main__":

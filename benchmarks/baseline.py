@@ -1,6 +1,6 @@
-"""Step 1 on every network: verdicts, and the wall time of scoring precisions next to aimet-onnx's, in one run.
+"""Step 1 next to aimet-onnx: the wall time of the same scores in one run, and verdicts on weaker settings.
 
-Verdicts: `fewbits.baseline` with a drop of 0.3 (in the score's unit), by default and with plain absmax weights.
+Verdicts: `fewbits.baseline` with plain absmax weights; those of the default setting are in accuracy.py.
 Wall time: one process each that loads the model, calibrates and scores it at w8a8, or at w8a8, w8a16, w16a16 and fp16.
 """
 
@@ -11,7 +11,6 @@ import time
 from argparse import Namespace
 from typing import Any
 
-import fewbits
 import pipeline
 import record
 from networks import NETWORKS
@@ -20,9 +19,7 @@ from run_peer import run_peer
 PRECISIONS = ("w8a8", "w8a16", "w16a16", "fp16")
 LIMITS = {"w8a8": 10.0, ",".join(PRECISIONS): 3.0}
 """Times faster than aimet-onnx, at least."""
-MAX_DROP = 0.3
 SETTINGS: dict[str, dict[str, Any]] = {
-    "default": {},
     "absmax weights": {"weight_ranges": "absmax"},
     "absmax weights, biases not corrected": {"weight_ranges": "absmax", "bias_correction": False},
 }
@@ -30,7 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     parser = record.parser(__doc__ or "")
-    parser.add_argument("--networks", nargs="*", choices=sorted(NETWORKS), default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="*", choices=sorted(NETWORKS), default=["mobilenetv1"])
     parser.add_argument("--target", default=pipeline.TARGET)
     parser.add_argument("--samples", type=int, default=400, help="calibration samples")
     parser.add_argument("--timed", nargs="*", choices=sorted(NETWORKS), default=["mobilenetv2", "fastestdet"])
@@ -40,7 +37,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(timed(args, *args.one.split(":"))))
         return
-    found = record.start(f"baseline: target {args.target}, drop of at most {MAX_DROP}")
+    found = record.start(f"baseline: target {args.target}, drop of at most {pipeline.MAX_DROP}")
     results = {"verdicts": {name: verdicts(args, name) for name in args.networks}, "times": {}}
     for name in args.timed:
         results["times"][name] = race(args, name)
@@ -52,7 +49,9 @@ def verdicts(args: Namespace, name: str) -> dict[str, Any]:
     found = {}
     for label, options in SETTINGS.items():
         begin = time.perf_counter()
-        result = run(args, name, PRECISIONS, **options)
+        result = pipeline.step1(
+            NETWORKS[name], PRECISIONS, target=args.target, threads=args.threads, samples=args.samples, **options
+        )
         found[label] = {
             "finding": result.verdict.finding.value,
             "accepted": result.verdict.accepted,
@@ -66,27 +65,12 @@ def verdicts(args: Namespace, name: str) -> dict[str, Any]:
     return found
 
 
-def run(args: Namespace, name: str, precisions: tuple[str, ...], **options: Any) -> fewbits.BaselineResult:
-    """Return one baseline of a network, scored by its own score."""
-    network = NETWORKS[name]
-    return fewbits.baseline(
-        network.path,
-        data=lambda: network.calibration(args.samples),
-        precisions=precisions,
-        metric=network.score,
-        higher_is_better=network.higher_is_better,
-        max_drop=MAX_DROP,
-        target=args.target,
-        samples=args.samples,
-        run_options=fewbits.RunOptions(threads=args.threads),
-        **options,
-    )
-
-
 def timed(args: Namespace, name: str, precisions: str) -> dict[str, Any]:
     """Return the wall time of one baseline and of its stages."""
     begin = time.perf_counter()
-    result = run(args, name, tuple(precisions.split(",")))
+    result = pipeline.step1(
+        NETWORKS[name], precisions.split(","), target=args.target, threads=args.threads, samples=args.samples
+    )
     return {"wall_s": time.perf_counter() - begin, "stages": dict(result.record.timings)}
 
 

@@ -1,7 +1,6 @@
 """fewbits' stages as the benchmarks use them; swap in the public functions here, and nowhere else."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,8 @@ from fewbits.spec.target import Target, load_target
 from networks import Network
 
 TARGET = "qnn-htp-v73"
+MAX_DROP = 0.3
+"""Drop that a verdict accepts, in the unit of the score."""
 BATCH = 8
 """Samples per forward pass of calibration: bounds the memory of the watched tensors."""
 
@@ -63,16 +64,6 @@ class Observer:
         return to_bytes(insert_qdq(self.model, plan, encoded))
 
 
-@dataclass(frozen=True, slots=True)
-class Quantized:
-    """One scored precision."""
-
-    precision: str
-    score: float
-    build_s: float
-    score_s: float
-
-
 def open_observer(network: Network, *, target: str = TARGET, threads: int = 0) -> Observer:
     """Load, prepare and open a network with its watched tensors as outputs."""
     model, chosen = prepare(load_model(network.path)).model, load_target(target)
@@ -102,38 +93,25 @@ def single_samples(network: Network, samples: int) -> list[Feeds]:
     return [feed for feed, _ in batches(network.calibration(samples), 1)]
 
 
-def quantize_all(
-    network: Network, precisions: Sequence[str], *, target: str = TARGET, threads: int = 0, samples: int = 400
-) -> tuple[list[Quantized], dict[str, Any]]:
-    """Calibrate once, then build and score every precision with the default ranges.
-
-    Returns:
-        The scores, and what calibration took: seconds of preparing and observing, samples read.
-    """
-    options = RunOptions(threads=threads)
-    calibration = fewbits.calibrate(
-        network.path, data=lambda: network.calibration(samples), target=target, samples=samples, run_options=options
+def step1(
+    network: Network,
+    precisions: Sequence[str],
+    *,
+    target: str = TARGET,
+    threads: int = 0,
+    samples: int = 400,
+    **options: Any,
+) -> fewbits.BaselineResult:
+    """Return the baseline of a network, scored by its own score on its own data; `options` are those of the verb."""
+    return fewbits.baseline(
+        network.path,
+        data=lambda: network.calibration(samples),
+        precisions=precisions,
+        metric=network.score,
+        higher_is_better=network.higher_is_better,
+        max_drop=MAX_DROP,
+        target=target,
+        samples=samples,
+        run_options=RunOptions(threads=threads),
+        **options,
     )
-    cost = {
-        "prepare_s": calibration.seconds["prepare"],
-        "observe_s": calibration.seconds["calibrate"],
-        "samples": calibration.statistics.samples,
-    }
-
-    def build(precision: str) -> Runner:
-        return open_session(fewbits.quantize_calibrated(calibration, precision).to_bytes(), options=options)
-
-    return [_scored(network, p, lambda p=p: build(p)) for p in precisions], cost
-
-
-def score_float(network: Network, *, threads: int = 0) -> Quantized:
-    """Score the network as it came."""
-    return _scored(network, "fp32", lambda: open_session(network.path, options=RunOptions(threads=threads)))
-
-
-def _scored(network: Network, precision: str, make: Callable[[], Runner]) -> Quantized:
-    begin = time.perf_counter()
-    runner = make()
-    built = time.perf_counter()
-    score = network.score(runner)
-    return Quantized(precision, score, built - begin, time.perf_counter() - built)
