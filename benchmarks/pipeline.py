@@ -1,7 +1,7 @@
 """fewbits' stages as the benchmarks use them; swap in the public functions here, and nowhere else."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import fewbits
 from fewbits.graph.load import load_model
 from fewbits.graph.prepare import prepare
 from fewbits.graph.save import to_bytes
-from fewbits.quantization.encode import Encoded, Ranges, encode
+from fewbits.quantization.encode import Encoded, Memo, Ranges, encode
 from fewbits.quantization.insert import insert_qdq
 from fewbits.quantization.observe import Statistics, Watchlist, observe, watchlist
 from fewbits.quantization.profile import Profile
@@ -32,12 +32,13 @@ Feeds = dict[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Observer:
-    """A prepared network, ready to be observed."""
+    """A prepared network, ready to be observed; weight scales that were found are kept, as a `Calibration` keeps them."""
 
     model: ir.Model
     target: Target
     watch: Watchlist
     runner: Runner
+    memo: Memo = field(default_factory=Memo)
 
     def observe(self, batches: Iterable[tuple[Feeds, int]]) -> Statistics:
         """Return what the float model's tensors look like on `batches`."""
@@ -51,7 +52,7 @@ class Observer:
         """
         profile = Profile.parse(precision)
         plan = resolve(self.model, profile, self.target)
-        encoded = encode(self.model.graph, plan, statistics, ranges or Ranges())
+        encoded = encode(self.model.graph, plan, statistics, ranges or Ranges(), memo=self.memo)
         if not profile.default.is_float and not encoded.encodings:
             raise RuntimeError(
                 f"{precision} gave no encodings: the prepared model was changed, or nothing is quantized"

@@ -156,6 +156,24 @@ def test_without_infinities_takes_masks_for_the_largest_float16():
     assert without_infinities(plain) is plain
 
 
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_masked_scores_keep_a_code_for_the_mask(size):
+    """A Softmax that is written out: nothing says that its input is one."""
+    text = """g (float[N, 6] x, float[N, 6] m) => (float y) {
+        s = Add (x, m) t = ReduceMax <keepdims = 1> (s, a) d = Sub (s, t) e = Exp (d)
+        n = ReduceSum <keepdims = 1> (e, a) y = Div (e, n) }"""
+    graph, x = model(text, a=np.int64([1])), normal(8, 6)
+    mask = np.tile(np.float32([0.5, 0, -0.5, 0, -np.inf, -np.inf]), (8, 1))
+    mask[3] = -np.inf
+    mask[3, 0] = 1
+    found = seen(graph, {"x": x, "m": mask}, size).histograms["m"]
+    assert (found.low, found.high) == (-0.5 - 4 * 4, 1)
+    made = quantized(graph, {"x": x, "m": mask})
+    given = made.run()["y"]
+    assert given[:, 4:].max() == 0
+    np.testing.assert_allclose(given, made.float_run()["y"], atol=0.06)
+
+
 def test_model_with_nothing_to_watch():
     made: Made = quantized(*ZOO["no_float"]())
     assert made.stats.samples == 8

@@ -40,7 +40,7 @@ class SecondMoment:
         self._waiting.append(np.array(rows, dtype=np.float32))
         self._waiting_rows += rows.shape[1]
         self.rows += rows.shape[1]
-        if self._waiting_rows >= _FLUSH_ROWS:
+        if self._square is None or self._waiting_rows >= _FLUSH_ROWS:
             self.finish()
 
     def matrix(self, *, centered: bool = False) -> F32 | None:

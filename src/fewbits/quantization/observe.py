@@ -143,19 +143,9 @@ def observe(
     names, samples, looked = watch.names, 0, 0
     with threadpool_limits(1, "blas"):  # many small products: BLAS threads would only fight those of ORT
         for feeds, size in batches:
-            computed = [n for n in names if n not in feeds]
-            values = {**feeds, **run(computed, feeds)}
             deep = [i for i in range(size) if _is_deep(samples + i)]
-            for name, seen in watched.items():
-                x = values[name]
-                if name in watch.softmax_axes:
-                    x = seen_by_softmax(x, watch.softmax_axes[name])
-                _update(seen, x, name, _Span(samples, size, name in watch.nonnegative))
-            for layer in watch.layers:
-                part = _looked_at(values[layer.source], layer, size, deep)
-                rows = layer.sample_rows(part, looked) if part is not None else None
-                if rows is not None:
-                    moments[layer.node].update(rows)
+            # the values die with the call: those of two batches are never held at once
+            _reduce(watch, (watched, moments), _all_values(run, names, feeds), (samples, size, looked, deep))
             samples, looked = samples + size, looked + len(deep)
             if progress is not None:
                 progress.advance(size)
@@ -163,8 +153,32 @@ def observe(
             moment.finish()
     if samples == 0:
         raise DataError("The calibration data hold no sample: give at least one with --data.")
-    histograms = {name: seen.finish() for name, seen in watched.items()}
+    histograms = {name: seen.close() for name, seen in watched.items()}
     return Statistics(histograms, moments, watch.aliases, samples)
+
+
+def _all_values(run: RunNamed, names: list[str], feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
+    return {**feeds, **run([name for name in names if name not in feeds], feeds)}
+
+
+def _reduce(
+    watch: Watchlist,
+    into: tuple[Mapping[str, "_Watched"], Mapping[str, SecondMoment]],
+    values: Mapping[str, npt.NDArray[Any]],
+    batch: tuple[int, int, int, list[int]],
+) -> None:
+    """Take the values of one batch in; `batch` is its first sample, size, deep samples before it and inside it."""
+    (watched, moments), (first, size, looked, deep) = into, batch
+    for name, seen in watched.items():
+        x = values[name]
+        if name in watch.softmax_axes:
+            x = seen_by_softmax(x, watch.softmax_axes[name])
+        _update(seen, x, name, _Span(first, size, name in watch.nonnegative))
+    for layer in watch.layers:
+        part = _looked_at(values[layer.source], layer, size, deep)
+        rows = layer.sample_rows(part, looked) if part is not None else None
+        if rows is not None:
+            moments[layer.node].update(rows)
 
 
 def seen_by_softmax(x: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
@@ -198,6 +212,7 @@ class _Watched:
     histogram: Histogram = field(default_factory=Histogram)
     waiting: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty(_WAITING, np.float32))
     size: int = 0
+    masked: int = 0
 
     def add(self, low: float, high: float, *samples: npt.NDArray[Any]) -> None:
         """Take in an exact range, and elements inside it: arrays of any shape, copied once."""
@@ -216,6 +231,15 @@ class _Watched:
             self.histogram.update_counts(self.waiting[: self.size])
             self.size = 0
         return self.histogram
+
+    def close(self) -> Histogram:
+        """Count all that waits; minus infinity is a mask and gets a code of its own, well below all else."""
+        histogram = self.finish()
+        if self.masked and histogram.low <= histogram.high:
+            low = _outside(histogram.low, histogram.high)[0]
+            histogram.update_range(low, histogram.high)
+            histogram.update_counts(np.full(self.masked, low, np.float32))
+        return histogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,9 +285,10 @@ def _update(seen: _Watched, x: npt.NDArray[Any], name: str, span: _Span) -> None
     stride += 1 - stride % 2  # an even stride would see the same columns of every row
     sample = rows[:, ::stride]
     if not (math.isfinite(low) and math.isfinite(high)):
-        low, high, sample = _finite_part(x, sample, name, str(span))
-        if low <= high:
-            seen.add(low, high, sample)
+        finite = _finite_part(x, name, str(span))
+        seen.masked += max(int(np.isneginf(sample).sum()), 1)
+        if finite.size:
+            seen.add(float(finite.min()), float(finite.max()), sample[np.isfinite(sample)])
     elif stride > 1:
         # the stride steps over most outliers: count each sample's extremes, so that clipping them has a price
         seen.add(low, high, sample, lows, highs)
@@ -271,20 +296,14 @@ def _update(seen: _Watched, x: npt.NDArray[Any], name: str, span: _Span) -> None
         seen.add(low, high, sample)
 
 
-def _finite_part(
-    x: npt.NDArray[Any], sample: npt.NDArray[Any], name: str, samples: str
-) -> tuple[float, float, npt.NDArray[Any]]:
-    """-Inf is a mask and gets a code of its own, well below all else. NaN and +Inf are errors."""
+def _finite_part(x: npt.NDArray[Any], name: str, samples: str) -> npt.NDArray[Any]:
+    """Return all but minus infinity; NaN and plus infinity are errors."""
     if np.isnan(x).any() or np.isposinf(x).any():
         raise DataError(
             f"Tensor {name!r} of the float model becomes NaN or Inf within samples {samples} of the calibration data: "
             f"check those samples, or the model."
         )
-    finite = x[np.isfinite(x)]
-    if not finite.size:
-        return 1.0, 0.0, finite
-    values = without_infinities(x)
-    return float(values.min()), float(values.max()), without_infinities(sample)
+    return np.asarray(x[np.isfinite(x)])
 
 
 def without_infinities(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -296,11 +315,16 @@ def without_infinities(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float3
     finite = values[np.isfinite(values)]
     if len(finite) == values.size:
         return values
-    low, high = -MASK, MASK
-    if finite.any():
-        reach = _REACH * max(float(np.ptp(np.append(finite, 0))), _REACH)
-        low, high = float(finite.min()) - reach, float(finite.max()) + reach
+    low, high = _outside(float(finite.min(initial=np.inf)), float(finite.max(initial=-np.inf)))
     return np.nan_to_num(values, nan=np.nan, posinf=high, neginf=low).astype(np.float32)
+
+
+def _outside(low: float, high: float) -> tuple[float, float]:
+    """Return what stands for infinities beside finite values from `low` to `high` (none, where low > high)."""
+    if low >= high == 0 or low > high:
+        return -MASK, MASK
+    reach = _REACH * max(max(high, 0.0) - min(low, 0.0), _REACH)
+    return low - reach, high + reach
 
 
 MASK = 65504.0
