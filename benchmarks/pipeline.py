@@ -32,7 +32,7 @@ Feeds = dict[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Observer:
-    """A prepared network, ready to be observed; weight scales that were found are kept, as a `Calibration` keeps them."""
+    """A prepared network, ready to be observed; what was found for a grid is kept, as a `Calibration` keeps it."""
 
     model: ir.Model
     target: Target

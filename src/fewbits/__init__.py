@@ -2,8 +2,8 @@
 
 The verbs are functions of the same names and options as the commands: `convert`, `prepare`, `inspect`, `quantize`,
 `baseline`, `evaluate`, `export`, `verify`, `targets`. `calibrate` and `quantize_calibrated` are `quantize` in two
-steps, for several precisions from one calibration. Names are imported when they are first used, so that
-`import fewbits` costs nothing.
+steps, for several precisions from one calibration. Names are imported when they are first used, so that `import
+fewbits` costs nothing.
 """
 
 import importlib

@@ -131,3 +131,13 @@ def test_perplexity_of_the_impossible_is_infinite():
 def test_perplexity_refuses(source, dtype, predict, sentence):
     with pytest.raises(MetricError, match=sentence):
         parse_metric("perplexity").score(predict, open_as(source, ("N", "S"), dtype=dtype))
+
+
+def test_metrics_of_numbers_refuse_text():
+    def spoken(feeds):
+        return {"y": np.full(len(feeds["x"]), "cat", object)}
+
+    with pytest.raises(
+        MetricError, match=r"'mse' scores numbers, and 'y' holds text. Name another output with mse@OUTPUT"
+    ):
+        parse_metric("mse").score(spoken, open_as({"x": LOGITS, "labels": LOGITS}))

@@ -118,6 +118,26 @@ def test_rules_depend_on_attributes(text, kind):
     assert op_rule(by_output(model, "y")).kind is kind
 
 
+@pytest.mark.parametrize(
+    ("text", "has_rule"),
+    [
+        ("y = AveragePool <kernel_shape = [2, 2]> (x)", True),
+        ("y = AveragePool <kernel_shape = [2, 2], dilations = [1, 1]> (x)", True),
+        ("y = AveragePool <kernel_shape = [2, 2], dilations = [1, 2]> (x)", False),
+        ("y = Dropout (x, r)", True),
+        ("y = Dropout (x, r, off)", True),
+        ("y = Dropout (x, r, on)", False),
+        ("y = Dropout (x, r, fed)", False),
+    ],
+)
+def test_forms_without_integer_kernels_have_no_rule(text, has_rule):
+    model = built(
+        f"g (float[1,1,4,4] x, float r, bool on, bool off, bool fed) => (float[1,1,A,B] y) {{ {text} }}",
+        r=np.float32(0.5), on=np.array(True), off=np.array(False),
+    )  # fmt: skip
+    assert (op_rule(by_output(model, "y")) is not None) is has_rule
+
+
 def test_custom_domains_have_no_rule():
     model = built("g (float[2] x) => (float[2] y) { y = custom.Relu (x) }", domains='"custom": 1')
     assert op_rule(by_output(model, "y")) is None

@@ -68,3 +68,14 @@ def test_value_of_one_number_per_sample() -> None:
     found = ChannelError()
     found.update(reference, reference + 1)
     assert found.value == pytest.approx(1 / reference.var(), rel=0.01)
+
+
+def test_infinities_of_the_float_model_do_not_count_and_nan_of_the_other_is_the_worst():
+    reference = np.float32([[1, -np.inf], [3, 5], [2, 6]])
+    masked, plain = ChannelError(), ChannelError()
+    masked.update(reference, np.float32([[1.5, -60], [3, 5], [2, 6]]))
+    plain.update(np.float32([[1, 0], [3, 5], [2, 6]]), np.float32([[1.5, 0], [3, 5], [2, 6]]))
+    assert masked.value == plain.value > 0
+    broken = ChannelError()
+    broken.update(reference, np.float32([[np.nan, 0], [3, 5], [2, 6]]))
+    assert broken.value == np.inf

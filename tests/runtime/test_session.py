@@ -69,7 +69,22 @@ def test_inputs_other_than_tensors_are_refused():
         TEXT.split(" g ", maxsplit=1)[0]
         + " g (seq(float[N]) x) => (float[M] y) { y = ConcatFromSequence <axis = 0> (x) }"
     )
-    with pytest.raises(ModelError, match=r"input of type seq\(tensor\(float\)\); fewbits feeds plain tensors only"):
+    with pytest.raises(ModelError, match=r"input 'x' .* type seq\(tensor\(float\)\): fewbits feeds"):
+        open_session(parser.parse_model(text).SerializeToString())
+
+
+def test_messages_of_onnxruntime_come_without_its_codes_and_its_own_source_files():
+    text = TEXT.partition(" g ")[0] + " g (float[N, 3, 2] x, float[1, 4, 2] w, float[1, 4, 4] r) => (float y) "
+    text += "{ y = RNN <hidden_size = 4, layout = 1> (x, w, r) }"
+    with pytest.raises(ModelError, match=r"cannot load .*\(layout == 1\) are not supported.*a newer one than") as found:
+        open_session(parser.parse_model(text).SerializeToString())
+    assert "[ONNXRuntimeError]" not in str(found.value)
+    assert "onnxruntime_src" not in str(found.value)
+
+
+def test_outputs_other_than_tensors_are_refused():
+    text = TEXT.split(" g ", maxsplit=1)[0] + " g (float[N] x) => (seq(float[N]) s) { s = SequenceConstruct (x) }"
+    with pytest.raises(ModelError, match=r"output 's' .* type seq\(tensor\(float\)\): fewbits feeds and reads"):
         open_session(parser.parse_model(text).SerializeToString())
 
 

@@ -223,7 +223,7 @@ def test_convert_notes_outputs_that_do_not_depend_on_the_inputs(caplog):
 
 REFUSED = [
     (zoo.Branch, torch.ones(2, 3), {}, ModelError, r"torch_models.py:\d+\).*data-dependent.*torch.where"),
-    (zoo.FixedBatch, torch.ones(2, 12), {"dynamic_batch": True}, ModelError, r"axis 0 of 'x' as dynamic.*constant \(2\)"),
+    (zoo.FixedBatch, torch.ones(2, 12), {"dynamic_batch": True}, ModelError, r"axis 0 of 'x' as dynamic"),
     (zoo.NoOperator, torch.rand(3, 3), {}, ModelError, r"No ONNX function.*_linalg_svd.*ONNX has no such"),
     (zoo.FlatAttention, torch.ones(2, 3, 4), {}, ModelError, r"\(at .*torch_models.py:\d+\): only 4D query"),
     (zoo.Noisy, torch.ones(2, 3), {}, ModelError, r"Output 'output'.* dB from torch's on the example inputs.*60 dB"),

@@ -137,7 +137,7 @@ class BuiltinMetric(ABC):
         """Run the model and return the output.
 
         Raises:
-            MetricError: the model has no output of that name.
+            MetricError: the model has no output of that name, or it holds text.
         """
         outputs = predict(batch.feeds)
         name = next(iter(outputs)) if self.output is None else self.output
@@ -146,7 +146,10 @@ class BuiltinMetric(ABC):
             raise MetricError(
                 f"Metric {self.name!r} wants the output {name!r}, the model has {names}: name one of these."
             )
-        return np.asarray(outputs[name])
+        array = np.asarray(outputs[name])
+        if array.dtype.hasobject or array.dtype.kind in "SU":
+            raise MetricError(f"Metric {self.name!r} scores numbers, and {name!r} holds text. {self.elsewhere}.")
+        return array
 
     def labels_of(self, run: Run, batch: Batch) -> Array:
         """Return the labels of a batch.

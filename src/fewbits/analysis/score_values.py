@@ -168,6 +168,7 @@ def as_finite(array: Array, metric: BuiltinMetric, whose: str) -> F64:
     values = array.astype(np.float64)
     if not np.isfinite(values).all():
         raise MetricError(
-            f"Metric {metric.name!r} cannot score {whose}: it holds NaN or infinity. Some layer overflows."
+            f"Metric {metric.name!r} cannot score {whose}: it holds NaN or infinity. Some layer overflows. "
+            f"{metric.elsewhere}."
         )
     return values

@@ -28,8 +28,8 @@ def staged(output: str | Path | None) -> Iterator[Path]:
         OutputError: `output` is a file, cannot be written, or the disk is full.
     """
     if output is None:
-        with tempfile.TemporaryDirectory(prefix="fewbits.") as scratch:
-            yield Path(scratch)
+        with temporary_folder() as scratch:
+            yield scratch
         return
     folder = Path(output)
     made: list[Path] = []
@@ -51,6 +51,21 @@ def staged(output: str | Path | None) -> Iterator[Path]:
         for path in reversed(made):
             with contextlib.suppress(OSError):
                 path.rmdir()
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Lend a folder of the system's that is dropped when the block ends.
+
+    Raises:
+        OutputError: the system's folder for temporary files cannot be written.
+    """
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix="fewbits.")
+    except OSError as error:
+        raise OutputError(f"Cannot write temporary files: {error}. Set TMPDIR to a folder with space.") from error
+    with scratch as path:
+        yield Path(path)
 
 
 def write_file(path: Path, data: bytes) -> None:

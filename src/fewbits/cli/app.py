@@ -41,7 +41,7 @@ class Program(TyperGroup):
                 raise
             code = _usage(error)
         if code == INTERRUPTED:
-            _say("interrupted; nothing was written.")
+            _say("interrupted; nothing is half-written, and what was finished is kept.")
         sys.exit(code if isinstance(code, int) else 0)
 
 

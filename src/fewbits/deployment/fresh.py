@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewbits.artifact.folder import temporary_folder, write_file
 from fewbits.artifact.samples import Arrays, pack_runs, unpack_runs
 from fewbits.deployment.worker import FEEDS, JOB
 from fewbits.errors import ModelError
@@ -30,16 +30,16 @@ def run_fresh(jobs: Sequence[Job], feeds: Sequence[Arrays], *, options: RunOptio
 
     Raises:
         ModelError: the process failed; its last words are in the message.
+        OutputError: there is no room for temporary files.
     """
-    with tempfile.TemporaryDirectory(prefix="fewbits.") as scratch:
-        folder = Path(scratch)
+    with temporary_folder() as folder:
         document = {
             "provider": options.provider,
             "threads": options.threads,
             "jobs": [{"model": str(job.model.resolve()), "policy": job.policy.value} for job in jobs],
         }
-        (folder / JOB).write_text(json.dumps(document), encoding="utf-8")
-        (folder / FEEDS).write_bytes(pack_runs({"feeds": feeds}))
+        write_file(folder / JOB, json.dumps(document).encode())
+        write_file(folder / FEEDS, pack_runs({"feeds": feeds}))
         _run_worker(folder)
         return [unpack_runs((folder / f"{i}.npz").read_bytes())["outputs"] for i in range(len(jobs))]
 

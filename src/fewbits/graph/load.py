@@ -96,6 +96,8 @@ def _read(path: Path) -> bytes:
 
 
 def _parse(data: bytes, what: str) -> onnx.ModelProto:
+    if not data:
+        raise ModelError(f"{what} is empty: it was cut short, or never written; export or download it again.")
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
@@ -108,7 +110,10 @@ def _parse(data: bytes, what: str) -> onnx.ModelProto:
 
 def _from_proto(proto: onnx.ModelProto, what: str, folder: Path | None) -> ir.Model:
     if not proto.graph.output:
-        raise ModelError(f"{what} holds no graph with an output: it is not an ONNX model, or it is cut short.")
+        raise ModelError(
+            f"{what} holds no graph with an output: it is not an ONNX file, or it is cut short; export or download it "
+            f"again."
+        )
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir raises many kinds for a graph that is not well formed

@@ -35,13 +35,20 @@ class ChannelError:
     _noise: F64 | None = None
 
     def update(self, reference: npt.NDArray[Any], test: npt.NDArray[Any]) -> None:
-        """Take one batch in: what the float model gave and what the quantized one gives, of one shape."""
+        """Take one batch in: what the float model gave and what the quantized one gives, of one shape.
+
+        Infinities of the float model, which no grid holds, count as zeros; NaN of the other is an infinite error.
+        """
         if reference.size == 0:
             return
         if self._axis is None:
             self._axis = channel_axis_of(reference.shape) if reference.ndim else 0
-        rows = np.atleast_1d(np.asarray(reference, np.float64))
-        noise = (rows - np.atleast_1d(np.asarray(test, np.float64))) ** 2
+        rows, given = (np.atleast_1d(np.asarray(values, np.float64)) for values in (reference, test))
+        if not (np.isfinite(rows).all() and np.isfinite(given).all()):
+            known = np.isfinite(rows)
+            given = np.where(known, np.nan_to_num(given, nan=np.inf, posinf=np.inf, neginf=-np.inf), 0.0)
+            rows = np.where(known, rows, 0.0)
+        noise = (rows - given) ** 2
         if rows.ndim == 1:  # one number per sample is one channel
             rows, noise = rows[:, None], noise[:, None]
         axis = self._axis if reference.ndim > 1 else 1

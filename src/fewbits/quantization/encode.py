@@ -184,6 +184,8 @@ class _Encoder:
             self.encodings[key] = pinned
             return
         method = self.ranges.weights_by_tensor.get(grid.tensor, self.ranges.weights)
+        if grid.spec.bits > _CLIPPED_BITS:
+            method = "absmax"  # 65 thousand steps leave nothing to search for
         case = (grid.tensor, grid.spec, method, self._is_centered(layer), layer.node if layer else "")
         if case not in self.memo.weights:
             values = constant_values(self.graph, grid.tensor)

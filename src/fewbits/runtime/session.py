@@ -126,7 +126,7 @@ def open_session(
         optimized_path: where ORT should also write the graph it really runs.
 
     Raises:
-        ModelError: ORT cannot load the model.
+        ModelError: ORT cannot load the model, or an input or output is no tensor of numpy's own types.
         SpecError: the provider is not there.
     """
     run = options or RunOptions()
@@ -147,9 +147,9 @@ def open_session(
         session = _create_unsaturated(create, policy.options_for(model))
     except Exception as error:
         what = "the model" if isinstance(model, bytes) else repr(str(model))
-        raise ModelError(f"onnxruntime {ort.__version__} cannot load {what}: {_said(error)}.") from error
-    inputs = tuple(_info(i) for i in session.get_inputs())
-    return Runner(session, inputs, tuple(o.name for o in session.get_outputs()), policy)
+        raise ModelError(f"onnxruntime cannot load {what}: {_said(error)}. {_WAY_OUT}") from error
+    inputs, outputs = _infos(session.get_inputs(), "input"), _infos(session.get_outputs(), "output")
+    return Runner(session, inputs, tuple(output.name for output in outputs), policy)
 
 
 def _create_unsaturated(
@@ -200,16 +200,22 @@ _NUMPY_TYPES = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(string)": "object",
     **{f"tensor({name})": name for name in ("bool", *_INTEGERS)},
 }  # fmt: skip
-"""The types that ORT takes from numpy; bfloat16, float8, 4-bit integers, sequences, maps and optionals are not."""
+"""What ORT takes from numpy and gives to it; bfloat16, float8, 4-bit integers, sequences and maps are not among it."""
 
 
-def _info(arg: ort.NodeArg) -> InputInfo:
-    if arg.type not in _NUMPY_TYPES:
-        raise ModelError(
-            f"Input {arg.name!r} of the model has the type {arg.type}, which cannot be fed: fewbits feeds tensors of "
-            f"numpy's own types. Export the model with such inputs."
-        )
-    return InputInfo(arg.name, np.dtype(_NUMPY_TYPES[arg.type]), tuple(arg.shape))
+def _infos(args: Sequence[ort.NodeArg], kind: str) -> tuple[InputInfo, ...]:
+    for arg in args:
+        if arg.type not in _NUMPY_TYPES:
+            raise ModelError(
+                f"The {kind} {arg.name!r} of the model has the type {arg.type}: fewbits feeds and reads tensors of "
+                f"numpy's own types only. Export the model with such {kind}s."
+            )
+    return tuple(InputInfo(arg.name, np.dtype(_NUMPY_TYPES[arg.type]), tuple(arg.shape)) for arg in args)
+
+
+_WAY_OUT = (
+    f"fewbits runs only what onnxruntime runs: export the model without it, or try a newer one than {ort.__version__}."
+)
 
 
 def _said(error: Exception) -> str:

@@ -20,6 +20,7 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             for category in (DeprecationWarning, FutureWarning):
                 warnings.simplefilter("ignore", category)
+            warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch 2.9 to 2.11, of a .pt2 file
             yield
     finally:
         logging.disable(before)

@@ -35,6 +35,8 @@ def cast(array: Array, info: InputInfo, origin: str) -> Array:
         return array.astype(info.dtype)
     if is_real(array):
         return _cast_real(array, info, origin)
+    if array.dtype.kind not in "biu":
+        raise _refusal(array, info, origin, "only real numbers convert")
     result = array.astype(info.dtype)
     if not np.array_equal(result.astype(array.dtype), array):
         raise _refusal(array, info, origin, "some values would change")
