@@ -29,9 +29,8 @@ def main() -> None:
     parser = record.parser(__doc__ or "")
     parser.add_argument("--networks", nargs="*", choices=sorted(NETWORKS), default=["mobilenetv1"])
     parser.add_argument("--target", default=pipeline.TARGET)
-    parser.add_argument("--samples", type=int, default=400, help="calibration samples")
+    parser.add_argument("--samples", type=int, default=400, help="calibration samples, of both tools")
     parser.add_argument("--timed", nargs="*", choices=sorted(NETWORKS), default=["mobilenetv2", "fastestdet"])
-    parser.add_argument("--peer-samples", type=int, default=64, help="calibration samples of aimet-onnx")
     parser.add_argument("--one", help="NETWORK:P,P: time one baseline in this process only")
     args = parser.parse_args()
     if args.one:
@@ -103,7 +102,7 @@ def peer_time(args: Namespace, name: str, precisions: str) -> dict[str, Any]:
     """Time aimet-onnx on the same precisions, in its own environment."""
     begin = time.perf_counter()
     answer = run_peer(
-        "aimet", "score", network=name, precisions=precisions, samples=args.peer_samples, threads=args.threads
+        "aimet", "score", network=name, precisions=precisions.split(","), samples=args.samples, threads=args.threads
     )
     if "missing" in answer:
         return answer

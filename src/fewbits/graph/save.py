@@ -86,6 +86,10 @@ def _flush(path: Path) -> None:
 
 
 def _in_memory(model: ir.Model) -> ir.Model:
+    """Return `model`, or a copy that holds what lies in files."""
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    if not any(isinstance(value.const_value, ir.ExternalTensor) for value in values):
+        return model
     copy = model.clone()
     for graph in copy.graphs():
         for value in graph.initializers.values():

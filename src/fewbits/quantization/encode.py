@@ -102,9 +102,9 @@ def encode(
         if grid.role in (Role.ACTIVATION, Role.CONSTANT):
             work.activation(key)
     readers = _weight_readers(graph, plan)
-    for key, grid in plan.grids.items():
-        if grid.role is Role.WEIGHT:
-            with threadpool_limits(1, "blas"):
+    with threadpool_limits(1, "blas"):
+        for key, grid in plan.grids.items():
+            if grid.role is Role.WEIGHT:
                 work.weight(key, grid, readers.get(key))
     fixed = [key for key, grid in plan.grids.items() if work.pin(grid) is not None]
     biases = BiasFitter(graph, plan, statistics, work.encodings, fixed, ranges.correct_biases)
