@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import create_calibrator
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -22,6 +23,7 @@ import timing
 TYPES = {
     "w8a8": (QuantType.QInt8, QuantType.QUInt8),
     "w8a16": (QuantType.QInt8, QuantType.QUInt16),
+    "w16a16": (QuantType.QInt16, QuantType.QUInt16),
     "w4a8": (QuantType.QInt4, QuantType.QUInt8),
 }
 
@@ -44,9 +46,9 @@ def preprocess(args: argparse.Namespace, folder: Path) -> tuple[Path, float]:
     return path, time.perf_counter() - begin
 
 
-def write(args: argparse.Namespace, source: Path, target: Path, feeds: Sequence[timing.Feeds]) -> None:
+def write(precision: str, source: Path, target: Path, feeds: Sequence[timing.Feeds]) -> None:
     """Quantize `source` into `target`."""
-    weight, activation = TYPES[args.precision]
+    weight, activation = TYPES[precision]
     quantize_static(
         str(source),
         str(target),
@@ -76,7 +78,7 @@ def calibrate(args: argparse.Namespace) -> dict[str, Any]:
 
         actions: dict[str, timing.Action] = {
             "minmax": collect,
-            "quantize_static": lambda some: write(args, source, folder / "quantized.onnx", some),
+            "quantize_static": lambda some: write(args.precision, source, folder / "quantized.onnx", some),
         }
         return {"preprocess_s": seconds, "timings": common.measure(args, actions, feeds)}
 
@@ -88,7 +90,7 @@ def quantize(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         source, seconds = preprocess(args, Path(name))
         begin = time.perf_counter()
-        write(args, source, args.model, common.single_samples(args))
+        write(args.precision, source, args.model, common.single_samples(args))
         return {"preprocess_s": seconds, "quantize_s": time.perf_counter() - begin}
 
 
@@ -102,10 +104,27 @@ def simulate(args: argparse.Namespace) -> dict[str, Any]:
         return {"timings": common.measure(args, actions, common.single_samples(args))}
 
 
+def make(job: common.Job) -> common.Quantized:
+    """Quantize as `write` does; the calibrator is part of quantize_static, so its stage is the whole of it."""
+    with tempfile.TemporaryDirectory() as name:
+        target = Path(name) / "quantized.onnx"
+        with job.watch("build"):
+            source, _ = preprocess(job.args, Path(name))
+        with job.watch("calibrate"):
+            write(job.precision, source, target, job.feeds)
+        return common.scorable(job, onnx.load(str(target)))
+
+
 if __name__ == "__main__":
     logging.getLogger().setLevel(logging.ERROR)
     common.main(
+        "ort",
         "onnxruntime.quantization",
-        {"calibrate": calibrate, "quantize": quantize, "simulate": simulate},
+        {
+            "calibrate": calibrate,
+            "quantize": quantize,
+            "score": lambda args: common.score(args, make),
+            "simulate": simulate,
+        },
         ("onnxruntime", "onnx", "numpy"),
     )

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Install each peer tool into a virtual environment of its own under benchmarks/peers/.venvs (ignored by git).
-# usage: benchmarks/peers/setup.sh [ort] [aimet] [nncf]      (default: ort aimet; aimet takes about 6 GB)
+# usage: benchmarks/peers/setup.sh [ort] [aimet] [nncf]      (default: all three; aimet takes about 6 GB)
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 constraints="$here/../../constraints.txt"
-for peer in "${@:-ort aimet}"; do
+for peer in "${@:-ort aimet nncf}"; do
   for name in $peer; do
     case $name in
       ort) packages="onnxruntime==1.32.0 onnx sympy pillow" ;;

@@ -55,7 +55,8 @@ def verify_table(result: VerifyResult) -> None:
     ]
     columns = ("output", "values that differ", "as written", "default session", "float")
     show.print_table(out, "fresh process against the scored sim, and its SQNR against", columns, rows)
-    if certificate.conditions.get("plain_sessions_saturate"):
+    is_other = any(parity.plain_db is not None for parity in certificate.outputs.values())
+    if is_other and certificate.conditions.get("plain_sessions_saturate"):
         out.print(_SATURATES)
     for sentence in certificate.not_proven:
         out.print(f"not shown: {sentence}")
