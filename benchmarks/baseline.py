@@ -19,6 +19,11 @@ from run_peer import run_peer
 PRECISIONS = ("w8a8", "w8a16", "w16a16", "fp16")
 LIMITS = {"w8a8": 10.0, ",".join(PRECISIONS): 3.0}
 """Times faster than aimet-onnx, at least."""
+WORK: dict[str, tuple[dict[str, Any], str]] = {
+    "ranges by error": ({}, "tf_enhanced"),
+    "minimum and maximum": ({"ranges": "minmax", "weight_ranges": "absmax", "bias_correction": False}, "min_max"),
+}
+"""What both tools do to find ranges: the options of fewbits, and the scheme of aimet-onnx."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "absmax weights": {"weight_ranges": "absmax"},
     "absmax weights, biases not corrected": {"weight_ranges": "absmax", "bias_correction": False},
@@ -31,7 +36,7 @@ def main() -> None:
     parser.add_argument("--target", default=pipeline.TARGET)
     parser.add_argument("--samples", type=int, default=400, help="calibration samples, of both tools")
     parser.add_argument("--timed", nargs="*", choices=sorted(NETWORKS), default=["mobilenetv2", "fastestdet"])
-    parser.add_argument("--one", help="NETWORK:P,P: time one baseline in this process only")
+    parser.add_argument("--one", help="NETWORK:P,P:WORK: time one baseline in this process only")
     args = parser.parse_args()
     if args.one:
         print(json.dumps(timed(args, *args.one.split(":"))))
@@ -64,33 +69,42 @@ def verdicts(args: Namespace, name: str) -> dict[str, Any]:
     return found
 
 
-def timed(args: Namespace, name: str, precisions: str) -> dict[str, Any]:
+def timed(args: Namespace, name: str, precisions: str, work: str) -> dict[str, Any]:
     """Return the wall time of one baseline and of its stages."""
     begin = time.perf_counter()
     result = pipeline.step1(
-        NETWORKS[name], precisions.split(","), target=args.target, threads=args.threads, samples=args.samples
+        NETWORKS[name],
+        precisions.split(","),
+        target=args.target,
+        threads=args.threads,
+        samples=args.samples,
+        **WORK[work][0],
     )
-    return {"wall_s": time.perf_counter() - begin, "stages": dict(result.record.timings)}
+    scores = {c.precision: c.score.value for c in result.candidates}
+    return {"wall_s": time.perf_counter() - begin, "stages": dict(result.record.timings), "scores": scores}
 
 
 def race(args: Namespace, name: str) -> dict[str, Any]:
     """Return how long fewbits and aimet-onnx take for the same scores, whole processes, imports included."""
     found: dict[str, Any] = {}
-    for precisions, limit in LIMITS.items():
-        begin = time.perf_counter()
-        mine = here(args, name, precisions)
-        mine["process_s"] = time.perf_counter() - begin
-        peer = peer_time(args, name, precisions)
-        ratio = peer["process_s"] / mine["process_s"] if "process_s" in peer else None
-        found[precisions] = {"fewbits": mine, "aimet": peer, "ratio": ratio}
-        met = "" if ratio is None else f"{ratio:.1f} x, limit {limit}: {record.verdict(ratio >= limit)}"
-        print(f"{name} {precisions}: fewbits {mine['process_s']:.1f} s, aimet {peer.get('process_s')} s; {met}")
+    for work, (_, scheme) in WORK.items():
+        found[work] = {}
+        for precisions, limit in LIMITS.items():
+            begin = time.perf_counter()
+            mine = here(args, f"{name}:{precisions}:{work}")
+            mine["process_s"] = time.perf_counter() - begin
+            peer = peer_time(args, name, precisions, scheme)
+            ratio = peer["process_s"] / mine["process_s"] if "process_s" in peer else None
+            found[work][precisions] = {"fewbits": mine, "aimet": peer, "ratio": ratio}
+            met = "" if ratio is None else f"{ratio:.1f} x, limit {limit}: {record.verdict(ratio >= limit)}"
+            spent = f"fewbits {mine['process_s']:.1f} s, aimet {peer.get('process_s')} s"
+            print(f"{name} {precisions}, {work}: {spent}; {met}")
     return found
 
 
-def here(args: Namespace, name: str, precisions: str) -> dict[str, Any]:
+def here(args: Namespace, one: str) -> dict[str, Any]:
     """Time a fresh process of this benchmark."""
-    words = [sys.executable, __file__, "--one", f"{name}:{precisions}", "--samples", str(args.samples)]
+    words = [sys.executable, __file__, "--one", one, "--samples", str(args.samples)]
     done = subprocess.run(
         [*words, "--threads", str(args.threads), "--target", args.target], capture_output=True, text=True, check=True
     )
@@ -98,11 +112,17 @@ def here(args: Namespace, name: str, precisions: str) -> dict[str, Any]:
     return answer
 
 
-def peer_time(args: Namespace, name: str, precisions: str) -> dict[str, Any]:
+def peer_time(args: Namespace, name: str, precisions: str, scheme: str) -> dict[str, Any]:
     """Time aimet-onnx on the same precisions, in its own environment."""
-    begin = time.perf_counter()
+    begin, wanted = time.perf_counter(), precisions.split(",")
     answer = run_peer(
-        "aimet", "score", network=name, precisions=precisions.split(","), samples=args.samples, threads=args.threads
+        "aimet",
+        "score",
+        network=name,
+        precisions=wanted,
+        schemes=[scheme],
+        samples=args.samples,
+        threads=args.threads,
     )
     if "missing" in answer:
         return answer
