@@ -21,6 +21,7 @@ from fewbits.spec.target import load_target
 from fewbits.workflow import baseline as module
 from fewbits.workflow.baseline import PRECISIONS, baseline
 from fewbits.workflow.export import export
+from fewbits.runtime.session import RunOptions
 from fewbits.workflow.next_step import next_steps
 from fewbits.workflow.verdict import Finding, Verdict
 from fewbits.workflow.verify import verify
@@ -203,7 +204,7 @@ def test_next_steps_are_commands_that_the_program_takes(finding, output):
         "ranges": "minmax", "weight_ranges": "absmax", "bias_correction": False,
         "dims": {"h": 8}, "simplify": False, "output": output,
         "preprocess": Preprocess(resize=256, crop=(224, 224), mean=(0.5, 0.4, 0.3), channel_order="bgr"),
-        "higher_is_better": True, "precisions": ("w8a8", "w8a16"),
+        "higher_is_better": True, "precisions": ("w8a8", "w8a16"), "run_options": RunOptions("cuda", 2),
     }  # fmt: skip
     steps = next_steps(Verdict(finding, "w8a16", "", ()), options, output)
     assert steps
@@ -218,6 +219,8 @@ def test_next_steps_are_commands_that_the_program_takes(finding, output):
             "--resize 256",
             "--crop 224,224",
             "--dim h=8",
+            "--provider cuda",
+            "--threads 2",
         ):
             assert part in text
 

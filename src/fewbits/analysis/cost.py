@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from fewbits.graph.inspect import inspect_graph
+from fewbits.graph.inspect import inspect_graph, parameter_bytes
 from fewbits.graph.shapes import open_dims
 from fewbits.graph.topology import constant
 from fewbits.runtime.data.types import Array
@@ -47,7 +47,7 @@ def cost_of(model: ir.Model, quantized: ir.Model, plan: Plan | None, sizes: Mapp
             break
         planned = plan.nodes.get(row.name) if plan is not None else None
         total += row.macs * _bits(nodes.get(row.name), planned.precision if planned else FP32)
-    return Cost(total, inspect_graph(quantized).parameter_bytes)
+    return Cost(total, parameter_bytes(quantized))
 
 
 def sizes_of(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, int]:

@@ -78,12 +78,7 @@ def inspect_graph(model: ir.Model, dims: Mapping[str, int] | None = None) -> Gra
     sized = model.clone()
     batch = {name: 1 for value in sized.graph.inputs if (name := _open_batch(value))}
     fix_dims(sized, {**batch, **(dims or {})}) if batch or dims else infer_shapes(sized)
-    constants = [
-        value.const_value
-        for graph in model.graphs()
-        for value in graph.initializers.values()
-        if value.const_value is not None and value.const_value.dtype not in _NOT_PARAMETERS
-    ]
+    constants = _parameters(model)
     missing = open_dims(sized)
     counts = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in all_nodes(model))
     return GraphSummary(
@@ -91,11 +86,25 @@ def inspect_graph(model: ir.Model, dims: Mapping[str, int] | None = None) -> Gra
         outputs=tuple(_info(value) for value in model.graph.outputs),
         operators=dict(counts.most_common()),
         parameters=sum(tensor.size for tensor in constants),
-        parameter_bytes=sum(tensor.nbytes for tensor in constants),
+        parameter_bytes=parameter_bytes(model),
         macs=tuple(_row(node, missing) for node in all_nodes(sized) if _counts(node)),
         opsets=dict(model.opset_imports),
         ir_version=model.ir_version,
     )
+
+
+def parameter_bytes(model: ir.Model) -> int:
+    """Return the bytes of all constants of `model` that are no shapes or indices."""
+    return sum(tensor.nbytes for tensor in _parameters(model))
+
+
+def _parameters(model: ir.Model) -> list[ir.TensorProtocol]:
+    return [
+        value.const_value
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None and value.const_value.dtype not in _NOT_PARAMETERS
+    ]
 
 
 def node_macs(node: ir.Node, dims: Mapping[str, int] | None = None) -> int | None:

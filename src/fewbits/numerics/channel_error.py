@@ -65,9 +65,27 @@ class ChannelError:
     @property
     def value(self) -> float | None:
         """Mean over channels of error / variance; None when the output never varied or was never seen."""
-        if self._sum is None or self._squares is None or self._noise is None:
+        variance = self.variance
+        if variance is None or self._noise is None:
+            return None
+        return float((self._noise / self._count / variance).mean())
+
+    @property
+    def power_value(self) -> float | None:
+        """Sum of squared errors / sum of squares, channels taken together; None of an output of zeros, or none seen."""
+        if self._squares is None or self._noise is None or not self._squares.any():
+            return None
+        return float(self._noise.sum() / self._squares.sum())
+
+    @property
+    def variance(self) -> F64 | None:
+        """What each channel's squared error is divided by, [C]; None when the output never varied or was never seen."""
+        if self._sum is None or self._squares is None:
             return None
         variance = self._squares / self._count - (self._sum / self._count) ** 2
-        if not variance.mean() > 0:
-            return None
-        return float((self._noise / self._count / (variance + _QUIET * variance.mean())).mean())
+        return np.asarray(variance + _QUIET * variance.mean()) if variance.mean() > 0 else None
+
+    @property
+    def axis(self) -> int | None:
+        """The axis of channels; None before the first batch."""
+        return self._axis

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewbits.runtime.data import Preprocess
+from fewbits.runtime.session import RunOptions
 from fewbits.spec.target import DEFAULT_TARGET, Target
 from fewbits.workflow.calibrate import SAMPLES
 from fewbits.workflow.verdict import Finding, Verdict
@@ -102,6 +103,10 @@ def _lists(options: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"--{field.name.replace('_', '-')}", text)
     if options.get("higher_is_better") is not None:
         yield "--higher-is-better" if options["higher_is_better"] else "--lower-is-better"
+    run, ordinary = options.get("run_options"), RunOptions()
+    for name in ("provider", "threads") if isinstance(run, RunOptions) else ():
+        if getattr(run, name) != getattr(ordinary, name):
+            yield from (f"--{name}", str(getattr(run, name)))
     for name in ("simplify", "bias_correction"):
         if options.get(name) is False:
             yield f"--no-{name.replace('_', '-')}"

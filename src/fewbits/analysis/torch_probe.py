@@ -1,0 +1,148 @@
+"""Probes of a float network: random projections of its output, carried back to every tensor at once.
+
+For v with E[v v'] = W (the weights of the output error) and g = J' v, the square of g . d estimates d' J' W J d: the
+output error that a small change d of that tensor causes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from fewbits.analysis.locations import Edge
+from fewbits.runtime.torch_graph import Step, Tensors, TorchGraph
+
+OutputWeights = Callable[[str, torch.Tensor], torch.Tensor]
+"""(output name, its value) -> non-negative weights of the squared error of its elements, broadcastable to it."""
+
+
+@dataclass
+class Recorder:
+    """A hook that remembers the tensors at some places and makes gradients reach them.
+
+    Attributes:
+        edges: inputs of nodes to remember; where a tensor has several readers, each edge is told from the others.
+        written: tensors to remember as their producers write them.
+        layers: nodes whose inputs and raw outputs are to be remembered.
+        shared: tensors that several nodes read.
+        tensors: every remembered tensor once.
+        at_edge, at_output: place -> index in `tensors`.
+        calls: layer -> (step, its inputs, index of its output in `tensors`).
+    """
+
+    edges: frozenset[Edge]
+    written: frozenset[str]
+    layers: frozenset[str]
+    shared: frozenset[str]
+    tensors: list[torch.Tensor] = field(default_factory=list)
+    at_edge: dict[Edge, int] = field(default_factory=dict)
+    at_output: dict[str, int] = field(default_factory=dict)
+    calls: dict[str, tuple[Step, list[torch.Tensor | None], int]] = field(default_factory=dict)
+    _known: dict[int, int] = field(default_factory=dict)
+
+    def read(self, step: Step, position: int, value: torch.Tensor) -> torch.Tensor:
+        """Hook: remember the tensor at a wanted edge."""
+        edge = (step.name, position)
+        if edge not in self.edges or not value.is_floating_point():
+            return value
+        if not value.requires_grad:
+            value = value.detach().requires_grad_()
+        elif step.reads[position] in self.shared:
+            value = value.view_as(value)
+        self.at_edge[edge] = self._index(value)
+        return value
+
+    def wrote(
+        self, step: Step, inputs: Sequence[torch.Tensor | None], outputs: tuple[torch.Tensor | None, ...]
+    ) -> tuple[torch.Tensor | None, ...]:
+        """Hook: remember what a wanted node or tensor is."""
+        found = list(outputs)
+        for i, name in enumerate(step.writes[: len(found)]):
+            value, is_layer = found[i], i == 0 and step.name in self.layers
+            if value is None or not value.is_floating_point() or not (name in self.written or is_layer):
+                continue
+            found[i] = value = value if value.requires_grad else value.detach().requires_grad_()
+            index = self._index(value)
+            if name in self.written:
+                self.at_output[name] = index
+            if is_layer:
+                self.calls[step.name] = (step, [None if v is None else v.detach() for v in inputs], index)
+        return tuple(found)
+
+    def _index(self, value: torch.Tensor) -> int:
+        if id(value) not in self._known:
+            self._known[id(value)] = len(self.tensors)
+            self.tensors.append(value)
+        return self._known[id(value)]
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What one batch of samples showed.
+
+    Attributes:
+        record: the tensors, with their values.
+        gradients: index of a tensor -> [probes, *its shape]; a tensor that no output depends on is left out.
+        samples: in the batch.
+    """
+
+    record: Recorder
+    gradients: Mapping[int, torch.Tensor]
+    samples: int
+
+    @property
+    def is_by_sample(self) -> bool:
+        """Whether the first axis of every remembered tensor counts samples."""
+        return all(t.ndim > 0 and t.shape[0] == self.samples for t in self.record.tensors)
+
+    def project(self, index: int, change: torch.Tensor) -> torch.Tensor:
+        """Return g . change for every sample and probe, float64 [samples, probes]."""
+        gradients = self.gradients.get(index)
+        if gradients is None:
+            return torch.zeros(self.samples, 1, dtype=torch.float64)
+        probes = gradients.shape[0]
+        if self.samples == 1:
+            return (gradients.reshape(probes, -1) @ change.reshape(-1)).double().reshape(1, probes).cpu()
+        rows = [gradients[:, i].reshape(probes, -1) @ change[i].reshape(-1) for i in range(self.samples)]
+        return torch.stack(rows).double().cpu()
+
+
+def probe(
+    graph: TorchGraph,
+    feeds: Tensors,
+    record: Recorder,
+    *,
+    samples: int,
+    probes: int,
+    outputs: Sequence[str],
+    weights: OutputWeights,
+    generator: torch.Generator,
+) -> Probed:
+    """Run one batch forward and `probes` times backward.
+
+    Args:
+        graph: the float network; gradients of its parameters are not computed.
+        feeds: one batch.
+        record: empty; says what to remember.
+        samples: in the batch.
+        probes: random projections per sample.
+        outputs: the outputs whose error counts.
+        weights: of the squared error of their elements; the error of a sample is the weighted sum.
+        generator: of the projections, on the CPU, so that every device draws the same ones.
+    """
+    with torch.enable_grad():
+        found = graph(feeds, record)
+        ends = [(name, found[name]) for name in outputs if found[name].requires_grad]
+        roots = [weights(name, value.detach()).sqrt() for name, value in ends]
+        drawn: list[list[torch.Tensor | None]] = [[] for _ in record.tensors]
+        for turn in range(probes if ends else 0):
+            seeds = [
+                root * torch.randn(value.shape, generator=generator).to(value) for root, (_, value) in zip(roots, ends, strict=True)
+            ]
+            made = torch.autograd.grad(
+                [value for _, value in ends], record.tensors, seeds, retain_graph=turn < probes - 1, allow_unused=True
+            )
+            for place, gradient in zip(drawn, made, strict=True):
+                place.append(gradient)
+    gradients = {i: torch.stack([g for g in turns if g is not None]) for i, turns in enumerate(drawn) if turns and turns[0] is not None}
+    return Probed(record, gradients, samples)

@@ -1,0 +1,61 @@
+"""Read the record of any verb."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fewbits import __version__
+from fewbits.errors import SpecError
+from fewbits.report.analysis_record import AnalysisRecord
+from fewbits.report.baseline_record import BaselineRecord
+from fewbits.report.decode import decode
+from fewbits.report.litemp_record import LitempRecord
+from fewbits.report.record import SCHEMA, RunRecord
+
+Record = RunRecord | BaselineRecord | AnalysisRecord | LitempRecord
+
+LAYOUTS: Mapping[str, type[Record]] = {
+    "baseline": BaselineRecord,
+    "analyze": AnalysisRecord,
+    "litemp": LitempRecord,
+}
+"""Verb -> layout of its record; every other verb makes one model and writes a `RunRecord`."""
+
+
+def read_any(path: Path) -> Record:
+    """Read a record, whichever verb wrote it.
+
+    Raises:
+        SpecError: the file is missing, is no record, or was written by a newer fewbits.
+    """
+    document = _document(path)
+    if document["schema"] > SCHEMA:
+        raise SpecError(f"The record {str(path)!r} was written by a newer fewbits: upgrade this one ({__version__}).")
+    try:
+        return decode(LAYOUTS.get(document["verb"], RunRecord), document)  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise SpecError(
+            f"The record {str(path)!r} cannot be read: {error}. Run `fewbits {document['verb']}` again."
+        ) from error
+
+
+def _document(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, with a verb and the number of a schema."""
+    try:
+        document: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(
+            f"There is no {path.name} in {str(path.parent)!r}: give the output folder of an earlier run."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "it is no JSON text"
+        raise SpecError(
+            f"The record {str(path)!r} cannot be read: {reason}. Run the command that wrote it again."
+        ) from error
+    is_record = (
+        isinstance(document, dict) and isinstance(document.get("verb"), str) and type(document.get("schema")) is int
+    )
+    if not is_record:
+        raise SpecError(f"{str(path)!r} is no record of fewbits: it names no verb and no schema.")
+    return dict(document)

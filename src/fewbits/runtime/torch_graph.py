@@ -1,0 +1,195 @@
+"""The torch executor: an nn.Module that interprets a prepared ONNX graph, for gradients and for GPUs.
+
+Float initializers are its parameters and keep their ONNX names, so that `state_dict()` has them as the file has them.
+What happens at the edges of a node (fake quantization, probes) is a `Hook`, given per call.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from fewbits.errors import DataError, ModelError
+from fewbits.graph.topology import constant, data_positions, op_rule
+from fewbits.runtime.torch_operators.call import Call, Operator
+from fewbits.runtime.torch_operators.table import OPERATORS, call_of
+
+Tensors = Mapping[str, torch.Tensor]
+_ORDINARY = frozenset({"", "ai.onnx"})
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One node in the order of execution.
+
+    Attributes:
+        call: operator and attributes.
+        operator: the function that computes it.
+        reads: name per input, "" where one is left out.
+        writes: name per output, "" where one is not wanted.
+        frees: names that nothing reads after this step.
+    """
+
+    call: Call
+    operator: Operator
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    frees: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the node."""
+        return self.call.name
+
+
+class Hook(Protocol):
+    """What may look at, or replace, the values that pass between nodes."""
+
+    def read(self, step: Step, position: int, value: torch.Tensor) -> torch.Tensor:
+        """Return what the node sees at an input instead of `value`."""
+        ...
+
+    def wrote(
+        self, step: Step, inputs: Sequence[torch.Tensor | None], outputs: tuple[torch.Tensor | None, ...]
+    ) -> tuple[torch.Tensor | None, ...]:
+        """Return what is handed on instead of a node's `outputs`; `inputs` are as the node saw them."""
+        ...
+
+
+class TorchGraph(nn.Module):
+    """A float ONNX graph as a module: call it with feeds by name, get outputs by name.
+
+    Dynamic shapes come from the feeds. Float initializers that carry values are parameters under their ONNX names;
+    those of layers and normalizations (weights, biases) require gradients. Shape-like constants stay on the CPU.
+
+    Args:
+        model: prepared; not changed and not kept.
+
+    Raises:
+        ModelError: the graph has an operator that the executor lacks; the message names the node.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        super().__init__()
+        graph = model.graph
+        self.input_names = tuple(str(value.name) for value in graph.inputs if not value.is_initializer())
+        self.output_names = tuple(str(value.name) for value in graph.outputs)
+        opset = graph.opset_imports.get("", 0)
+        self.steps = _steps(graph, opset, set(self.output_names))
+        carried, trained = _roles(graph)
+        self._constants: dict[str, torch.Tensor] = {}
+        for name, value in graph.initializers.items():
+            tensor = _to_torch(value)
+            if name in carried and tensor.is_floating_point():
+                # Module.register_parameter refuses the dots that ONNX names have; state_dict and .to() do not mind
+                self._parameters[name] = nn.Parameter(tensor, requires_grad=name in trained)
+            else:
+                self._constants[name] = tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    def forward(self, feeds: Tensors, hook: Hook | None = None) -> dict[str, torch.Tensor]:
+        """Return every output of the graph.
+
+        Args:
+            feeds: input name -> tensor, on the module's device.
+            hook: sees every value that a node reads and writes, and may replace it.
+
+        Raises:
+            DataError: an input is missing.
+            ModelError: an operator cannot compute what it is given.
+        """
+        missing = [name for name in self.input_names if name not in feeds]
+        if missing:
+            raise DataError(f"The feeds lack the input {missing[0]!r}: the model reads {', '.join(self.input_names)}.")
+        values: dict[str, torch.Tensor] = dict(self._constants)
+        values.update((name, parameter) for name, parameter in self._parameters.items() if parameter is not None)
+        values.update((name, feeds[name]) for name in self.input_names)
+        for step in self.steps:
+            for name, value in zip(step.writes, self.compute(step, values, hook), strict=False):
+                if name and value is not None:
+                    values[name] = value
+            for name in step.frees:
+                values.pop(name, None)
+        return {name: values[name] for name in self.output_names}
+
+    def compute(
+        self, step: Step, values: Tensors, hook: Hook | None = None
+    ) -> tuple[torch.Tensor | None, ...]:
+        """Return the outputs of one step, given the values that it reads by name.
+
+        Raises:
+            ModelError: the operator cannot compute what it is given.
+        """
+        inputs: list[torch.Tensor | None] = [values[name] if name else None for name in step.reads]
+        if hook is not None:
+            inputs = [None if v is None else hook.read(step, i, v) for i, v in enumerate(inputs)]
+        try:
+            found = step.operator(step.call, inputs)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:  # torch's own checks
+            shapes = ", ".join("-" if v is None else f"{v.dtype}{list(v.shape)}" for v in inputs)
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"torch cannot compute {step.call.op} {step.name!r} on {shapes}: {reason}.") from error
+        outputs = found if isinstance(found, tuple) else (found,)
+        return outputs if hook is None else hook.wrote(step, inputs, outputs)
+
+
+def feeds_to_torch(feeds: Mapping[str, np.ndarray[Any, Any]], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """Return arrays as tensors on `device`."""
+    return {name: torch.from_numpy(np.ascontiguousarray(value)).to(device) for name, value in feeds.items()}
+
+
+def _steps(graph: ir.Graph, opset: int, kept: set[str]) -> tuple[Step, ...]:
+    remaining = Counter(str(v.name) for node in graph for v in node.inputs if v is not None)
+    initializers = set(graph.initializers)
+    steps = []
+    for node in graph:
+        operator = OPERATORS.get(node.op_type) if node.domain in _ORDINARY else None
+        if operator is None:
+            domain = f"{node.domain}::" if node.domain not in _ORDINARY else ""
+            raise ModelError(
+                f"The torch executor has no operator {domain}{node.op_type}, which node {node.name!r} needs: leave it "
+                f"out of the model, or use the methods that run in onnxruntime (brute force)."
+            )
+        reads = tuple("" if v is None else str(v.name) for v in node.inputs)
+        remaining.subtract(name for name in reads if name)
+        frees = tuple({n for n in reads if n and not remaining[n] and n not in kept and n not in initializers})
+        writes = tuple(str(v.name or "") for v in node.outputs)
+        steps.append(Step(call_of(node, opset), operator, reads, writes, frees))
+    return tuple(steps)
+
+
+def _roles(graph: ir.Graph) -> tuple[set[str], set[str]]:
+    """Return the initializers that carry values, and those of them that training changes."""
+    carried, trained = set(), set()
+    for node in graph:
+        rule = op_rule(node)
+        layer = set() if rule is None else {p for p in (rule.weight, rule.bias) if p is not None}
+        data = range(len(node.inputs)) if rule is None else {*data_positions(node, rule), *layer}
+        for position, value in enumerate(node.inputs):
+            if value is not None and constant(value) is not None and position in data:
+                carried.add(str(value.name))
+                if position in layer:
+                    trained.add(str(value.name))
+    return carried, trained
+
+
+def _to_torch(value: ir.Value) -> torch.Tensor:
+    tensor = value.const_value
+    if tensor is None:
+        raise ModelError(f"The initializer {value.name!r} has no value: its external data may be missing.")
+    array = tensor.numpy()
+    if tensor.dtype == ir.DataType.BFLOAT16:
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    try:
+        return torch.from_numpy(np.array(array))
+    except TypeError as error:
+        raise ModelError(f"torch has no tensors of type {tensor.dtype.name}, as the initializer {value.name!r} is.") from error

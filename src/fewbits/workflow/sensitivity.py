@@ -1,0 +1,119 @@
+"""Verb one_pass: the sensitivity of every group in every precision, from one pass of the float model with gradients."""
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fewbits.analysis.sensitivity import Figure, Sensitivity
+from fewbits.errors import MissingExtraError, SpecError
+from fewbits.numerics.channel_error import ChannelError
+from fewbits.quantization.groups import find_groups
+from fewbits.runtime.progress import NullProgress, Progress
+from fewbits.workflow.calibrate import Calibration
+from fewbits.workflow.quantized import Quantized
+
+if TYPE_CHECKING:
+    from fewbits.analysis.torch_sensitivity import OnePass
+
+SAMPLES = 64
+PROBES = 4
+
+
+def one_pass(
+    calibration: Calibration,
+    made: Sequence[Quantized],
+    *,
+    samples: int = SAMPLES,
+    probes: int = PROBES,
+    outputs: Sequence[str] | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """Estimate the output error that each group causes when it alone is quantized, for every precision at once.
+
+    Args:
+        calibration: of the float model; its samples are used again.
+        made: the whole network in each precision (see `quantize_calibrated`): their encodings are what is judged.
+        samples: calibration samples to run, at most.
+        probes: random projections of the output per sample; the relative standard deviation of a figure falls with
+            the square root of samples x probes.
+        outputs: the outputs whose error counts; None takes all float outputs that vary.
+        device: where torch computes: cpu, cuda.
+        seed: of the projections.
+        progress: told of each batch.
+
+    Raises:
+        MissingExtraError: torch is not installed.
+        ModelError: the graph has an operator that the torch executor lacks.
+        SpecError: no output, or an unknown one, is left to judge by.
+    """
+    need_torch()
+    from fewbits.analysis.torch_sensitivity import Candidate, OnePass, module_of, threads
+
+    graph, told = calibration.model.graph, progress or NullProgress()
+    groups, varied = find_groups(graph, calibration.target), _varied(calibration, samples, outputs)
+    candidates = [Candidate(str(q.profile), q.plan, q.encodings, q.encoded.biases) for q in made]
+    module = module_of(calibration.model, device)
+
+    def start() -> "OnePass":
+        return OnePass(graph, module, groups, candidates, outputs=varied, probes=probes, seed=seed)
+
+    with threads(calibration.subject.options.threads):
+        found, count = _run(start, calibration, samples, told)
+    figures = {key: Figure(error, deviation) for key, (error, deviation) in found.estimates().items()}
+    return Sensitivity(
+        method="one-pass", groups=groups, precisions=tuple(c.precision for c in candidates), samples=count,
+        probes=probes, outputs=tuple(varied), figures=figures,
+    )  # fmt: skip
+
+
+def need_torch() -> None:
+    """Raise what the user needs to know where torch is missing.
+
+    Raises:
+        MissingExtraError: torch is not installed.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtraError(
+            "One-pass sensitivity needs torch: pip install 'fewbits[torch]', or measure by brute force instead."
+        )
+
+
+def _varied(calibration: Calibration, samples: int, outputs: Sequence[str] | None) -> dict[str, ChannelError]:
+    """Return the outputs to judge by, with the variance of their channels over the samples."""
+    runner = calibration.subject.runner
+    unknown = [name for name in outputs or () if name not in runner.output_names]
+    if unknown:
+        raise SpecError(f"The model has no output {unknown[0]!r}: it has {', '.join(runner.output_names)}.")
+    found = {name: ChannelError() for name in (runner.output_names if outputs is None else outputs)}
+    for batch in calibration.subject.data.batches(calibration.batch_size, samples):
+        for name, value in runner.run(tuple(found), batch.feeds).items():
+            if value.dtype.kind == "f":
+                found[name].update(value, value)
+    varied = {name: error for name, error in found.items() if error.variance is not None}
+    if not varied:
+        raise SpecError(
+            f"No output to judge by: {', '.join(found)} hold no floats, or never change over {samples} samples."
+        )
+    return varied
+
+
+def _run(
+    start: "Callable[[], OnePass]", calibration: Calibration, samples: int, told: Progress
+) -> "tuple[OnePass, int]":
+    """Run batch by batch; one sample at a time where tensors do not tell the samples of a batch apart."""
+    found, count = start(), 0
+    for size in dict.fromkeys((calibration.batch_size, 1)):
+        for batch in calibration.subject.data.batches(size, samples):
+            if not found.add(batch.feeds, batch.size):
+                break
+            count += batch.size
+            told.advance(batch.size)
+        else:
+            return found, count
+        found, count = start(), 0
+    raise SpecError(
+        f"The model computes {batch.size} samples at once in tensors that do not keep them apart: fix its batch at 1 "
+        f"with --dim, or measure by brute force."
+    )
