@@ -1,12 +1,14 @@
 """fewbits finds the fewest bits a trained network can run in without losing the accuracy its owner needs.
 
 The verbs are functions of the same names and options as the commands: `convert`, `prepare`, `inspect`, `quantize`,
-`baseline`, `evaluate`, `export`, `verify`, `targets`. `calibrate` and `quantize_calibrated` are `quantize` in two
-steps, for several precisions from one calibration. Names are imported when they are first used, so that `import
-fewbits` costs nothing.
+`baseline`, `litemp`, `evaluate`, `export`, `verify`, `report`, `targets`. `calibrate` and `quantize_calibrated` are
+`quantize` in two steps, for several precisions from one calibration; `brute_force` measures how sensitive each group of
+operators is. Names are imported when they are first used, so that `import fewbits` costs nothing.
 """
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -16,45 +18,57 @@ _HOMES = {
     "Calibration": "workflow.calibrate",
     "ConvertResult": "workflow.convert",
     "FewbitsError": "errors",
+    "AnalysisResult": "workflow.analyze",
+    "LitempResult": "workflow.litemp",
     "Precision": "spec.precision",
     "Preprocess": "runtime.data",
     "Profile": "quantization.profile",
     "QuantizeResult": "workflow.quantize",
     "Quantized": "workflow.quantized",
     "RunOptions": "runtime.session",
+    "analyze": "workflow.analyze",
     "baseline": "workflow.baseline",
+    "brute_force": "workflow.brute_force",
     "calibrate": "workflow.calibrate",
     "convert": "workflow.convert",
     "evaluate": "workflow.evaluate",
     "export": "workflow.export",
     "inspect": "workflow.inspect",
+    "litemp": "workflow.litemp",
     "prepare": "workflow.prepare",
     "quantize": "workflow.quantize",
     "quantize_calibrated": "workflow.quantized",
+    "report": "workflow.report",
     "targets": "workflow.targets",
     "verify": "workflow.verify",
 }
 
 __all__ = [
+    "AnalysisResult",
     "BaselineResult",
     "Calibration",
     "ConvertResult",
     "FewbitsError",
+    "LitempResult",
     "Precision",
     "Preprocess",
     "Profile",
     "QuantizeResult",
     "Quantized",
     "RunOptions",
+    "analyze",
     "baseline",
+    "brute_force",
     "calibrate",
     "convert",
     "evaluate",
     "export",
     "inspect",
+    "litemp",
     "prepare",
     "quantize",
     "quantize_calibrated",
+    "report",
     "targets",
     "verify",
 ]
@@ -65,17 +79,32 @@ if TYPE_CHECKING:
     from fewbits.runtime.data import Preprocess
     from fewbits.runtime.session import RunOptions
     from fewbits.spec.precision import Precision
+    from fewbits.workflow.analyze import AnalysisResult, analyze
     from fewbits.workflow.baseline import BaselineResult, baseline
+    from fewbits.workflow.brute_force import brute_force
     from fewbits.workflow.calibrate import Calibration, calibrate
     from fewbits.workflow.convert import ConvertResult, convert
     from fewbits.workflow.evaluate import evaluate
     from fewbits.workflow.export import export
     from fewbits.workflow.inspect import inspect
+    from fewbits.workflow.litemp import LitempResult, litemp
     from fewbits.workflow.prepare import prepare
     from fewbits.workflow.quantize import QuantizeResult, quantize
     from fewbits.workflow.quantized import Quantized, quantize_calibrated
+    from fewbits.workflow.report import report
     from fewbits.workflow.targets import targets
     from fewbits.workflow.verify import verify
+
+
+class _Package(types.ModuleType):
+    """This module, in which importing the room `report` does not hide the verb of the same name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name == "report" and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -17,11 +17,12 @@ from fewbits.errors import FewbitsError, OutputError, SpecError
 from fewbits.graph.load import load_model
 from fewbits.graph.prepare import prepare
 from fewbits.runtime.data import Preprocess
+from fewbits.runtime.session import RunOptions
 from fewbits.spec.target import load_target
 from fewbits.workflow import baseline as module
+from fewbits.workflow import candidates
 from fewbits.workflow.baseline import PRECISIONS, baseline
 from fewbits.workflow.export import export
-from fewbits.runtime.session import RunOptions
 from fewbits.workflow.next_step import next_steps
 from fewbits.workflow.verdict import Finding, Verdict
 from fewbits.workflow.verify import verify
@@ -139,14 +140,14 @@ def test_options_are_refused_before_anything_runs(tiny, monkeypatch, options, me
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, FewbitsError("no")])
 def test_finished_precisions_stay_where_the_run_is_stopped(tiny, tmp_path, monkeypatch, error):
-    original = module.quantize_calibrated
+    original = candidates.quantize_calibrated
 
     def stopping(calibration, precision, **options):
         if precision == "w16a16":
             raise error
         return original(calibration, precision, **options)
 
-    monkeypatch.setattr(module, "quantize_calibrated", stopping)
+    monkeypatch.setattr(candidates, "quantize_calibrated", stopping)
     with pytest.raises((KeyboardInterrupt, FewbitsError)):
         baseline(tiny.model, data=tiny.calib, output=tmp_path / "run")
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["w8a16", "w8a8"]

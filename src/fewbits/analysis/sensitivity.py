@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fewbits.errors import SpecError
@@ -18,7 +18,8 @@ class Figure:
     """What one group in one precision costs.
 
     Attributes:
-        error: of the network's output when this group alone is quantized, relative (see `RelativeOutputError`).
+        error: of the network's output when this group alone is quantized, relative (see `RelativeOutputError`); or the
+            drop of the user's score.
         deviation: standard deviation of the estimate, relative to it; 0 where the error was measured.
     """
 
@@ -52,6 +53,7 @@ class Sensitivity:
         outputs: names of the outputs whose error counts.
         figures: (group name, precision, part) -> figure; the parts "weights" and "activations" may be absent.
         measured: (group name, precision) -> error that a real run confirmed, where one was made.
+        metric: the user's metric, where errors are drops of its score; empty where they are relative errors.
     """
 
     method: str
@@ -62,6 +64,7 @@ class Sensitivity:
     outputs: tuple[str, ...]
     figures: Mapping[tuple[str, str, Part], Figure]
     measured: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    metric: str = ""
 
     def error(self, group: str, precision: str) -> float:
         """Return the relative output error of one group, by name: the measured one where there is one.
@@ -85,6 +88,10 @@ class Sensitivity:
                 f"for {', '.join(self.precisions)} on {len(self.groups)} groups. Measure it for this precision, too."
             )
         return self.figures[group, precision, part]
+
+    def confirmed(self, measured: Mapping[tuple[str, str], float]) -> "Sensitivity":
+        """Return the same with errors that real runs confirmed: (group name, precision) -> error."""
+        return replace(self, measured={**self.measured, **measured})
 
     def ranked(self, precision: str, part: Part = "all") -> tuple[str, ...]:
         """Return the names of all groups, the most sensitive first; equals stay in the graph's order.

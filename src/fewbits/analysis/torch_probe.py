@@ -82,12 +82,12 @@ class Probed:
 
     Attributes:
         record: the tensors, with their values.
-        gradients: index of a tensor -> [probes, *its shape]; a tensor that no output depends on is left out.
+        gradients: index of a tensor -> its gradient for every probe; a tensor that no output depends on is left out.
         samples: in the batch.
     """
 
     record: Recorder
-    gradients: Mapping[int, torch.Tensor]
+    gradients: Mapping[int, Sequence[torch.Tensor]]
     samples: int
 
     @property
@@ -97,14 +97,21 @@ class Probed:
 
     def project(self, index: int, change: torch.Tensor) -> torch.Tensor:
         """Return g . change for every sample and probe, float64 [samples, probes]."""
-        gradients = self.gradients.get(index)
-        if gradients is None:
-            return torch.zeros(self.samples, 1, dtype=torch.float64)
-        probes = gradients.shape[0]
-        if self.samples == 1:
-            return (gradients.reshape(probes, -1) @ change.reshape(-1)).double().reshape(1, probes).cpu()
-        rows = [gradients[:, i].reshape(probes, -1) @ change[i].reshape(-1) for i in range(self.samples)]
-        return torch.stack(rows).double().cpu()
+        change = _in_memory_order(change)
+        found = torch.zeros(self.samples, max(len(self.gradients.get(index, ())), 1), dtype=torch.float64)
+        for turn, gradient in enumerate(self.gradients.get(index, ())):
+            rows = _in_memory_order(gradient)
+            if self.samples == 1:
+                found[0, turn] = torch.dot(rows.reshape(-1), change.reshape(-1))
+                continue
+            for sample in range(self.samples):
+                found[sample, turn] = torch.dot(rows[sample].reshape(-1), change[sample].reshape(-1))
+        return found
+
+
+def _in_memory_order(value: torch.Tensor) -> torch.Tensor:
+    """Return a view whose elements follow each other in memory: channels-last tensors flatten without a copy."""
+    return value.permute(0, 2, 3, 1) if value.ndim == 4 and not value.is_contiguous() else value
 
 
 def probe(
@@ -134,15 +141,16 @@ def probe(
         found = graph(feeds, record)
         ends = [(name, found[name]) for name in outputs if found[name].requires_grad]
         roots = [weights(name, value.detach()).sqrt() for name, value in ends]
-        drawn: list[list[torch.Tensor | None]] = [[] for _ in record.tensors]
+        drawn: list[list[torch.Tensor]] = [[] for _ in record.tensors]
         for turn in range(probes if ends else 0):
             seeds = [
-                root * torch.randn(value.shape, generator=generator).to(value) for root, (_, value) in zip(roots, ends, strict=True)
+                root * torch.randn(value.shape, generator=generator).to(value)
+                for root, (_, value) in zip(roots, ends, strict=True)
             ]
             made = torch.autograd.grad(
                 [value for _, value in ends], record.tensors, seeds, retain_graph=turn < probes - 1, allow_unused=True
             )
             for place, gradient in zip(drawn, made, strict=True):
-                place.append(gradient)
-    gradients = {i: torch.stack([g for g in turns if g is not None]) for i, turns in enumerate(drawn) if turns and turns[0] is not None}
-    return Probed(record, gradients, samples)
+                if gradient is not None:
+                    place.append(gradient)
+    return Probed(record, {i: turns for i, turns in enumerate(drawn) if turns}, samples)

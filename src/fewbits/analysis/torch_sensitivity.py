@@ -1,4 +1,4 @@
-"""One-pass sensitivity: the output error that quantizing each group alone will cause, for all groups and precisions at once.
+"""One-pass sensitivity: the output error that quantizing each group alone will cause, for all groups at once.
 
 One forward and a few backward passes of the float network per batch give, for random projections v of the output,
 the gradient g at every tensor. Whatever noise d a precision causes there, the square of the sum of g . d over the
@@ -18,6 +18,7 @@ import onnx_ir as ir
 import torch
 
 from fewbits.analysis.locations import Edge, Locations, locate, read_anew, written_anew
+from fewbits.analysis.sensitivity import PARTS, Part
 from fewbits.analysis.torch_probe import OutputWeights, Probed, Recorder, probe
 from fewbits.errors import SpecError
 from fewbits.numerics.channel_error import ChannelError
@@ -31,7 +32,6 @@ from fewbits.spec.precision import FP16
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-PARTS = ("all", "weights", "activations")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +83,7 @@ class _ChannelWeights:
     outputs: Mapping[str, ChannelError]
 
     def of(self, samples: int) -> OutputWeights:
-        """Return the weights for batches of `samples`: their sum over a sample is the mean over channels and outputs."""
+        """Return the weights for batches of `samples`; their sum over a sample is the mean over channels."""
 
         def weights(name: str, value: torch.Tensor) -> torch.Tensor:
             error = self.outputs[name]
@@ -144,10 +144,10 @@ class OnePass:
         uses.update(str(v.name) for v in graph.outputs)
         self._shared = frozenset(name for name, n in uses.items() if n > 1)
         self._deltas = _Deltas(self._candidates, module)
-        self._sums: dict[tuple[str, str, str], list[F64]] = {}
+        self._sums: dict[tuple[str, str, Part], list[F64]] = {}
 
     def add(self, feeds: Mapping[str, npt.NDArray[np.generic]], samples: int) -> bool:
-        """Take one batch in; False, with nothing taken, where its tensors do not tell samples apart by their first axis."""
+        """Take one batch in; False, and nothing is taken, where the first axis of a tensor does not count samples."""
         places = self._places.values()
         record = Recorder(
             frozenset(edge for p in places for edge in p.edges),
@@ -156,8 +156,8 @@ class OnePass:
             self._shared,
         )
         probed = probe(
-            self._module, feeds_to_torch(feeds, self._module.device), record, samples=samples, probes=self._probes, outputs=self._outputs,
-            weights=self._weights.of(samples), generator=self._generator,
+            self._module, feeds_to_torch(feeds, self._module.device), record, samples=samples, probes=self._probes,
+            outputs=self._outputs, weights=self._weights.of(samples), generator=self._generator,
         )  # fmt: skip
         if samples > 1 and not probed.is_by_sample:
             return False
@@ -177,7 +177,7 @@ class OnePass:
                     key = (place.group.name, candidate.precision, part)
                     self._sums.setdefault(key, []).append((projection**2).mean(axis=1))
 
-    def estimates(self) -> dict[tuple[str, str, str], tuple[float, float]]:
+    def estimates(self) -> dict[tuple[str, str, Part], tuple[float, float]]:
         """Return (group, precision, part) -> (relative output error, its relative standard deviation)."""
         return {key: _mean(np.concatenate(values)) for key, values in self._sums.items()}
 
@@ -230,8 +230,8 @@ class _Projections:
         kind = ("layer", name, self.deltas.identity(candidate, name))
         if (index, kind) not in self.known:
             given = [changed.get(i, value) for i, value in enumerate(inputs)]
-            made = step.operator(step.call, given)
-            made = made[0] if isinstance(made, tuple) else made
+            results = step.operator(step.call, given)
+            made = results[0] if isinstance(results, tuple) else results
             assert made is not None
             self.known[index, kind] = self.probed.project(index, made - self.probed.record.tensors[index]).numpy()
         return self.known[index, kind]
@@ -241,7 +241,7 @@ class _Projections:
         if (index, kind) not in self.known:
             value = self.probed.record.tensors[index].detach()
             rounded = as_half(value) if key is None else self.deltas.rounded(value, candidate.encodings[key])
-            self.known[index, kind] = self.probed.project(index, rounded - value).numpy()
+            self.known[index, kind] = self.probed.project(index, rounded.sub_(value)).numpy()
         return self.known[index, kind]
 
 
@@ -249,7 +249,7 @@ class _Deltas:
     """What candidates make of values and parameters."""
 
     def __init__(self, candidates: Iterable[Candidate], module: TorchGraph) -> None:
-        self._values = {name: p.detach() for name, p in module._parameters.items() if p is not None}
+        self._values = {name: parameter.detach() for name, parameter in module.named_parameters()}
         self._reads = {step.name: step.reads for step in module.steps}
         self._by_node: dict[tuple[str, str], dict[int, torch.Tensor]] = {}
         self._identity: dict[tuple[str, str], tuple[object, ...]] = {}

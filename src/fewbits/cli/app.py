@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fewbits.cli import baseline, check, convert, model, quantize, targets
+from fewbits.cli import analyze, baseline, check, convert, litemp, model, quantize, report, targets
 from fewbits.errors import FewbitsError
 
 INTERRUPTED = 130
@@ -87,9 +87,12 @@ app.command("inspect")(model.inspect)
 app.command("prepare")(model.prepare)
 app.command("quantize")(quantize.quantize)
 app.command("baseline")(baseline.baseline)
+app.command("analyze")(analyze.analyze)
+app.command("litemp")(litemp.litemp)
 app.command("evaluate")(check.evaluate)
 app.command("export")(baseline.export)
 app.command("verify")(check.verify)
+app.command("report")(report.report)
 app.command("targets")(targets.targets)
 
 

@@ -16,8 +16,10 @@ from fewbits.cli.options import (
     HigherIsBetter,
     Json,
     Layout,
+    MaxDrop,
     Mean,
     Metric,
+    MinSqnr,
     Model,
     OutputFolder,
     Preset,
@@ -40,19 +42,6 @@ from fewbits.cli.options import (
 _Precisions = Annotated[
     str, typer.Option("--precisions", metavar="P,P", help="What to score; add w4a8 or w4a16 for 4-bit weights.")
 ]
-_MaxDrop = Annotated[
-    str | None,
-    typer.Option(
-        "--max-drop",
-        metavar="X|X%",
-        help="Acceptable drop in the metric's unit (0.5), or as a share of the float score (0.5%).",
-        show_default="1% of the float score",
-    ),
-]
-_MinSqnr = Annotated[
-    float | None,
-    typer.Option("--min-sqnr", metavar="DB", help="Acceptable SQNR where that is the metric.", show_default="20"),
-]
 _Run = Annotated[str, typer.Argument(metavar="RUN", help="Output folder of `fewbits baseline` or `fewbits quantize`.")]
 _Precision = Annotated[
     str | None,
@@ -66,8 +55,8 @@ def baseline(
     data: Data,
     output: OutputFolder,
     precisions: _Precisions = "w8a8,w8a16,w16a16,fp16",
-    max_drop: _MaxDrop = None,
-    min_sqnr: _MinSqnr = None,
+    max_drop: MaxDrop = None,
+    min_sqnr: MinSqnr = None,
     target: Target = "qnn-htp-v73",
     metric: Metric = None,
     higher_is_better: HigherIsBetter = None,

@@ -65,6 +65,19 @@ BiasCorrection = Annotated[
     typer.Option("--bias-correction/--no-bias-correction", help="Let biases take up the mean error of the weights."),
 ]
 WeightRanges = Annotated[str, typer.Option("--weight-ranges", metavar="R", help="Weights: auto, absmax or mse.")]
+MaxDrop = Annotated[
+    str | None,
+    typer.Option(
+        "--max-drop",
+        metavar="X|X%",
+        help="Acceptable drop in the metric's unit (0.5), or as a share of the float score (0.5%).",
+        show_default="1% of the float score",
+    ),
+]
+MinSqnr = Annotated[
+    float | None,
+    typer.Option("--min-sqnr", metavar="DB", help="Acceptable SQNR where that is the metric.", show_default="20"),
+]
 
 Preset = Annotated[
     str | None,

@@ -6,6 +6,7 @@ from fewbits.cli import show
 from fewbits.report.baseline_record import Row
 from fewbits.workflow.baseline import BaselineResult
 from fewbits.workflow.export import ExportResult
+from fewbits.workflow.goal import Goal
 
 
 def result_json(result: BaselineResult) -> None:
@@ -19,12 +20,13 @@ def result_table(result: BaselineResult) -> None:
     metric = record.metric
     where = ", scored on the calibration data" if metric["is_on_calibration_data"] else ""
     out.print(f"{record.model['source']} for {record.target}")
-    rows = [_cells(row, result) for row in (record.float_row, *record.rows)]
+    unit = result.float_score.unit
+    rows = [row_cells(row, record.float_row, result.goal, unit) for row in (record.float_row, *record.rows)]
     columns = ["", "score", "drop", "95 % interval", "", "bit ops", "weights"]
     if any(row.latency_s is not None for row in record.rows):
         columns.append("latency")
         rows = [(*cells, _latency(row)) for cells, row in zip(rows, (record.float_row, *record.rows), strict=True)]
-    title = f"{metric['name']} on {metric['samples']} samples{where}; goal: {result.goal.text}{_default(result)}"
+    title = f"{metric['name']} on {metric['samples']} samples{where}; goal: {goal_text(result.goal)}"
     show.print_table(out, title, columns, rows, right=(1, 2, 5, 6))
     for precision, reason in record.refused.items():
         out.print(f"{precision} left out: {reason}")
@@ -42,16 +44,24 @@ def result_table(result: BaselineResult) -> None:
     out.print(show.timings(record.timings))
 
 
-def _default(result: BaselineResult) -> str:
-    name = "--min-sqnr" if result.goal.floor is not None else "--max-drop"
-    return f", the default of {name}" if result.goal.is_default else ""
+def goal_text(goal: Goal) -> str:
+    """Return what was acceptable, and whether the user said so."""
+    name = "--min-sqnr" if goal.floor is not None else "--max-drop"
+    return f"{goal.text}, the default of {name}" if goal.is_default else goal.text
 
 
-def _cells(row: Row, result: BaselineResult) -> tuple[str, ...]:
-    unit = result.float_score.unit
-    is_ceiling = result.goal.floor is not None  # the SQNR of the float model against itself is no score
+def row_cells(row: Row, float_row: Row, goal: Goal, unit: str) -> tuple[str, ...]:
+    """Return the cells of one precision: name, score, drop, interval, verdict, bit operations, size.
+
+    Args:
+        row: of the precision.
+        float_row: of the float model.
+        goal: what was acceptable.
+        unit: of the score.
+    """
+    is_ceiling = goal.floor is not None  # the SQNR of the float model against itself is no score
     score = "reference" if is_ceiling and row.status is None else show.figure(row.score, unit)
-    base = result.record.float_row.bit_operations
+    base = float_row.bit_operations
     operations = show.count(row.bit_operations)
     if base and row.bit_operations is not None and row.status is not None:
         operations = f"{row.bit_operations / base:.1%}"

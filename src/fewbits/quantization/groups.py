@@ -34,8 +34,8 @@ def find_groups(graph: ir.Graph, target: Target) -> tuple[Group, ...]:
     owners: dict[ir.Node, ir.Node] = {}
     members: dict[ir.Node, list[str]] = {}
     for node in graph:
-        if float_reason(node, target, data):
-            continue
+        if float_reason(node, target, data) or (node in fused and fused[node] not in owners):
+            continue  # what follows a head that stays in float stays there with it
         head = _head(node, fused, owners)
         owners[node] = head
         members.setdefault(head, []).append(str(node.name))

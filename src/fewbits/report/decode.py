@@ -53,6 +53,8 @@ def _has_default(item: Field[Any]) -> bool:
 
 def _items(arguments: tuple[Any, ...], value: list[Any], where: str) -> list[Any]:
     if len(arguments) == 1 or arguments[1] is Ellipsis:
+        if arguments[0] in (float, int) and all(type(item) is arguments[0] for item in value):
+            return value  # channel ranges and counts: thousands of numbers
         kinds = [arguments[0]] * len(value)
     else:
         kinds = list(arguments)

@@ -84,7 +84,7 @@ class TorchGraph(nn.Module):
         carried, trained = _roles(graph)
         self._constants: dict[str, torch.Tensor] = {}
         for name, value in graph.initializers.items():
-            tensor = _to_torch(value)
+            tensor = channels_last(_to_torch(value))
             if name in carried and tensor.is_floating_point():
                 # Module.register_parameter refuses the dots that ONNX names have; state_dict and .to() do not mind
                 self._parameters[name] = nn.Parameter(tensor, requires_grad=name in trained)
@@ -114,16 +114,13 @@ class TorchGraph(nn.Module):
         values.update((name, parameter) for name, parameter in self._parameters.items() if parameter is not None)
         values.update((name, feeds[name]) for name in self.input_names)
         for step in self.steps:
-            for name, value in zip(step.writes, self.compute(step, values, hook), strict=False):
-                if name and value is not None:
-                    values[name] = value
+            made = zip(step.writes, self.compute(step, values, hook), strict=False)
+            values.update((name, value) for name, value in made if name and value is not None)
             for name in step.frees:
                 values.pop(name, None)
         return {name: values[name] for name in self.output_names}
 
-    def compute(
-        self, step: Step, values: Tensors, hook: Hook | None = None
-    ) -> tuple[torch.Tensor | None, ...]:
+    def compute(self, step: Step, values: Tensors, hook: Hook | None = None) -> tuple[torch.Tensor | None, ...]:
         """Return the outputs of one step, given the values that it reads by name.
 
         Raises:
@@ -142,9 +139,18 @@ class TorchGraph(nn.Module):
         return outputs if hook is None else hook.wrote(step, inputs, outputs)
 
 
-def feeds_to_torch(feeds: Mapping[str, np.ndarray[Any, Any]], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-    """Return arrays as tensors on `device`."""
-    return {name: torch.from_numpy(np.ascontiguousarray(value)).to(device) for name, value in feeds.items()}
+def feeds_to_torch(
+    feeds: Mapping[str, np.ndarray[Any, Any]], device: torch.device | str = "cpu"
+) -> dict[str, torch.Tensor]:
+    """Return arrays as tensors on `device`; of rank 4 in channels-last order, in which convolutions are faster."""
+    return {
+        name: channels_last(torch.from_numpy(np.ascontiguousarray(value)).to(device)) for name, value in feeds.items()
+    }
+
+
+def channels_last(value: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of rank 4 in channels-last order, any other as it is."""
+    return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
 
 
 def _steps(graph: ir.Graph, opset: int, kept: set[str]) -> tuple[Step, ...]:
@@ -192,4 +198,6 @@ def _to_torch(value: ir.Value) -> torch.Tensor:
     try:
         return torch.from_numpy(np.array(array))
     except TypeError as error:
-        raise ModelError(f"torch has no tensors of type {tensor.dtype.name}, as the initializer {value.name!r} is.") from error
+        raise ModelError(
+            f"torch has no tensors of type {tensor.dtype.name}, as the initializer {value.name!r} is."
+        ) from error

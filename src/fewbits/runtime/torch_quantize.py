@@ -41,15 +41,13 @@ class FakeQuantizer(nn.Module):
         """Return `x` as the grid holds it; the tensor itself while switched off."""
         if not self.is_on:
             return x
-        found: torch.Tensor = _FakeQuantize.apply(x, self.scale, self.low, self.high)
+        found: torch.Tensor = _FakeQuantize.apply(x, self.scale, self.low, self.high)  # type: ignore[no-untyped-call]
         return found
 
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, scale: torch.Tensor, low: torch.Tensor, high: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
         steps = torch.round(x.to(low.dtype) / scale.to(low.dtype))
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward((steps >= low) & (steps <= high))
@@ -66,6 +64,24 @@ def as_half(x: torch.Tensor) -> torch.Tensor:
     """Return `x` rounded to float16 (what is too large becomes infinite); gradients pass straight through."""
     rounded = x.detach().to(torch.float16).to(x.dtype)
     return x + (rounded - x.detach()) if x.requires_grad else rounded
+
+
+class _ByKey(nn.Module):
+    """Quantizers and tensors under any names: `nn.Module` itself refuses the dots that ONNX names have."""
+
+    def set_quantizer(self, key: str, quantizer: FakeQuantizer) -> None:
+        self._modules[key] = quantizer
+
+    def quantizer(self, key: str) -> FakeQuantizer:
+        found = self._modules[key]
+        assert isinstance(found, FakeQuantizer)
+        return found
+
+    def set_tensor(self, key: str, value: torch.Tensor) -> None:
+        self._buffers[key] = value
+
+    def tensor(self, key: str) -> torch.Tensor | None:
+        return self._buffers.get(key)
 
 
 class QuantizedGraph(nn.Module):
@@ -91,21 +107,18 @@ class QuantizedGraph(nn.Module):
         super().__init__()
         self.graph = graph
         self.plan = plan
-        self.quantizers = nn.Module()
-        known: Tensors = {name: p for name, p in graph._parameters.items() if p is not None}
+        self.quantizers, self.biases = _ByKey(), _ByKey()
+        known = dict(graph.named_parameters())
         for key, grid in plan.grids.items():
             shape = tuple(known[grid.tensor].shape) if grid.tensor in known else ()
-            self.quantizers._modules[key] = FakeQuantizer(encodings[key], shape)  # keys have dots, see TorchGraph
-        self.biases = nn.Module()
+            self.quantizers.set_quantizer(key, FakeQuantizer(encodings[key], shape))
         for key, values in (biases or {}).items():
-            self.biases._buffers[key] = torch.from_numpy(np.array(values, np.float32))
+            self.biases.set_tensor(key, torch.from_numpy(np.array(values, np.float32)))
         self._half = {name for name, node in plan.nodes.items() if node.precision == FP16}
 
     def quantizer(self, key: str) -> FakeQuantizer:
         """Return the quantizer of a grid."""
-        found = self.quantizers._modules[key]
-        assert isinstance(found, FakeQuantizer)
-        return found
+        return self.quantizers.quantizer(key)
 
     def switch(self, is_on: bool, keys: Iterable[str] | None = None) -> None:
         """Turn the quantizers of the named grids, or all of them, on or off."""
@@ -126,11 +139,12 @@ class QuantizedGraph(nn.Module):
             return value
         role = self.plan.grids[key].role
         if role is Role.BIAS:
-            stored = self.biases._buffers.get(key)
-            return self.quantizer(key)(value if stored is None else stored.reshape(value.shape))
-        if self.plan.outputs.get(step.reads[position]) == key:
+            stored = self.biases.tensor(key)
+            value = value if stored is None else stored.reshape(value.shape)
+        elif self.plan.outputs.get(step.reads[position]) == key:
             return value  # its producer wrote it on this grid
-        return self.quantizer(key)(value)
+        found: torch.Tensor = self.quantizer(key)(value)
+        return found
 
     def wrote(
         self, step: Step, inputs: Sequence[torch.Tensor | None], outputs: tuple[torch.Tensor | None, ...]

@@ -3,60 +3,33 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from fewbits.analysis.cost import Cost, cost_of, sizes_of
-from fewbits.analysis.evaluate import Drop, Evaluation
+from fewbits.analysis.evaluate import Evaluation
 from fewbits.artifact import names
 from fewbits.artifact.folder import staged, write_file
 from fewbits.errors import SpecError
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
-from fewbits.report.baseline_record import BaselineRecord, Row
-from fewbits.report.record import RunRecord
+from fewbits.report.baseline_record import BaselineRecord
 from fewbits.runtime.data import Preprocess
 from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.session import RunOptions
 from fewbits.spec.precision import Precision
 from fewbits.spec.target import DEFAULT_TARGET, Target
 from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate_subject
-from fewbits.workflow.finish import finish
+from fewbits.workflow.candidates import Candidate, Contest, figures
 from fewbits.workflow.goal import Goal, check_goal, open_goal
 from fewbits.workflow.next_step import next_steps
-from fewbits.workflow.quantized import quantize_calibrated
 from fewbits.workflow.ranges import check_ranges
 from fewbits.workflow.scoring import MetricLike, Scoring, check_metric, open_scoring
 from fewbits.workflow.source import ModelLike
 from fewbits.workflow.stages import Stages, Watcher
 from fewbits.workflow.subject import Subject, open_subject
 from fewbits.workflow.verdict import Outcome, Status, Verdict, conclude
-from fewbits.workflow.writing import Options, data_facts, described, model_facts
+from fewbits.workflow.writing import Options
 
 PRECISIONS = ("w8a8", "w8a16", "w16a16", "fp16")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
-    """One precision of a baseline.
-
-    Attributes:
-        precision: its name.
-        score: of the file that was written.
-        drop: against float, with its interval.
-        cost: bit operations and bytes.
-        status: whether it is within the goal.
-        record: what its folder's record.json says.
-        output: its folder, or None where nothing is kept.
-    """
-
-    precision: str
-    score: Evaluation
-    drop: Drop
-    cost: Cost
-    status: Status
-    record: RunRecord
-    output: Path | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,94 +133,37 @@ def baseline(
             before = scoring.score_float(told)
         goal = open_goal(max_drop, min_sqnr, before)
         calibration = calibrate_subject(subject, samples=samples, stages=stages)
-        run = _Run(calibration, scoring, before, goal, stages, options, None if output is None else Path(output))
-        candidates = tuple(run.candidate(precision) for precision in possible)
-        result = run.result(candidates, refused)
+        contest = Contest(calibration, scoring, before, goal, stages, options, None if output is None else Path(output))
+        candidates = tuple(_candidate(contest, precision) for precision in possible)
+        result = _result(contest, candidates, refused)
         write_file(folder / names.RECORD, result.record.to_json().encode())
     return result
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Run:
-    """What all candidates of one baseline share."""
+def _candidate(contest: Contest, precision: str) -> Candidate:
+    """Make, write and score one precision."""
+    options = {**contest.options, "precision": precision}
+    del options["precisions"]
+    return contest.score(precision, contest.make(precision, precision), precision, options)
 
-    calibration: Calibration
-    scoring: Scoring
-    before: Evaluation
-    goal: Goal
-    stages: Stages
-    options: Options
-    output: Path | None
 
-    def candidate(self, precision: str) -> Candidate:
-        """Make, write and score one precision."""
-        options = {**self.options, "precision": precision}
-        del options["precisions"]
-        where = None if self.output is None else self.output / precision
-        with self.stages.stage(f"quantize {precision}"):
-            made = quantize_calibrated(
-                self.calibration, precision, ranges=options["ranges"], weight_ranges=options["weight_ranges"],
-                bias_correction=options["bias_correction"],
-            )  # fmt: skip
-        with staged(where) as folder:
-            done = finish(
-                "quantize", folder, self.calibration, self.scoring, made, before=self.before, stages=self.stages,
-                options={**options, "output": where}, label=precision,
-            )  # fmt: skip
-        cost = cost_of(self.calibration.model, made.model, made.plan, self._sizes())
-        status = self.goal.judge(done.drop, done.score)
-        return Candidate(precision, done.score, done.drop, cost, status, done.record, where)
-
-    def result(self, candidates: tuple[Candidate, ...], refused: Mapping[str, str]) -> BaselineResult:
-        """Conclude, and put all of it together."""
-        outcomes = [
-            Outcome(c.precision, c.status, self.goal.drop(c.drop, c.score), _figures(c, self.before))
-            for c in candidates
-        ]
-        verdict = conclude(outcomes, self.goal.max_drop)
-        steps = next_steps(verdict, self.options, self.output)
-        cost = cost_of(self.calibration.model, self.calibration.model, None, self._sizes())
-        record = self._record(candidates, refused, verdict, Row("float", self.before.value, **asdict(cost)), steps)
-        return BaselineResult(
-            self.before, candidates, self.goal, verdict, record, self.output, self.calibration, self.scoring
-        )
-
-    def _sizes(self) -> dict[str, int]:
-        first = next(iter(self.calibration.subject.data.batches(1, 1)))
-        return sizes_of(self.calibration.model, first.feeds)
-
-    def _record(
-        self,
-        candidates: Sequence[Candidate],
-        refused: Mapping[str, str],
-        verdict: Verdict,
-        float_row: Row,
-        steps: tuple[tuple[str, str], ...],
-    ) -> BaselineRecord:
-        before = self.before
-        return BaselineRecord(
-            verb="baseline",
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            options={name: described(value) for name, value in self.options.items() if value is not None},
-            model=model_facts(self.calibration.source),
-            data=data_facts(self.calibration, self.scoring, self.options),
-            target=self.calibration.target.name,
-            metric={
-                "name": before.metric,
-                "unit": before.unit,
-                "higher_is_better": before.higher_is_better,
-                "samples": before.samples,
-                "is_on_calibration_data": self.scoring.is_on_calibration_data,
-            },
-            goal=asdict(self.goal),
-            float_row=float_row,
-            rows=tuple(_row(candidate) for candidate in candidates),
-            refused=refused,
-            verdict={**asdict(verdict), "finding": verdict.finding.value},
-            next_steps=steps,
-            notes=tuple(_notes(candidates, before.samples)),
-            timings={name: round(value, 4) for name, value in self.stages.seconds.items()},
-        )
+def _result(contest: Contest, candidates: tuple[Candidate, ...], refused: Mapping[str, str]) -> BaselineResult:
+    """Conclude, and put all of it together."""
+    before, goal = contest.before, contest.goal
+    outcomes = [Outcome(c.precision, c.status, goal.drop(c.drop, c.score), figures(c, before)) for c in candidates]
+    verdict = conclude(outcomes, goal.max_drop)
+    record = BaselineRecord(
+        verb="baseline",
+        rows=tuple(candidate.row for candidate in candidates),
+        refused=refused,
+        verdict={**asdict(verdict), "finding": verdict.finding.value},
+        next_steps=next_steps(verdict, contest.options, contest.output),
+        notes=tuple(_notes(candidates, before.samples)),
+        **contest.facts(),
+    )
+    return BaselineResult(
+        before, candidates, goal, verdict, record, contest.output, contest.calibration, contest.scoring
+    )
 
 
 def _parse(precisions: Sequence[str]) -> list[str]:
@@ -275,25 +191,6 @@ def _possible(subject: Subject, precisions: Sequence[str]) -> tuple[list[str], d
     if not possible:
         raise SpecError(next(iter(refused.values())))
     return possible, refused
-
-
-def _row(candidate: Candidate) -> Row:
-    return Row(
-        candidate.precision, candidate.score.value, drop=candidate.drop.value, interval=candidate.drop.interval,
-        status=candidate.status.value, **asdict(candidate.cost),
-    )  # fmt: skip
-
-
-def _figures(candidate: Candidate, before: Evaluation) -> str:
-    """Return score and drop as a person reads them."""
-    if before.metric.startswith("sqnr"):
-        return f"{candidate.score.value:.1f} dB"
-    unit = f" {before.unit}".rstrip()
-    text = f"{candidate.score.value:.2f}{unit}, drop {candidate.drop.value:.2f}{unit}"
-    if candidate.drop.interval is not None:
-        low, high = candidate.drop.interval
-        text += f" [{low:.2f} to {high:.2f}]"
-    return text
 
 
 def _notes(candidates: Iterable[Candidate], samples: int) -> Iterator[str]:

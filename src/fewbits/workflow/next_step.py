@@ -35,7 +35,7 @@ def _accepted(verdict: Verdict, options: Mapping[str, Any], output: Path | None)
     if precision is None:
         return
     if output is None:
-        yield f"write {precision}", _command("quantize", options, precision=precision, output="OUT")
+        yield f"write {precision}", command_line("quantize", options, precision=precision, output="OUT")
         return
     folder = output / "deploy"
     words = ["fewbits", "export", str(output), "--precision", precision, "-o", str(folder)]
@@ -65,21 +65,21 @@ def _cheaper(finding: Finding, options: Mapping[str, Any]) -> Iterator[tuple[str
             "simplify": None,
             "bias_correction": None,
         }
-        yield "check the score of the float model itself", _command("evaluate", scored, only=("data", "metric"))
+        yield "check the score of the float model itself", command_line("evaluate", scored, only=("data", "metric"))
     if finding in (Finding.INCOMPLETE, Finding.WIDE_ONLY):
         yield "run all precisions of step 1", _again(options, precisions=None)
 
 
 def _again(options: Mapping[str, Any], **changes: Any) -> str:
     given = {**options, "output": options.get("output") or "OUT", **changes}
-    return _command("baseline", given, only=(*_SHARED, "precisions", "ranges", "weight_ranges", *_GOAL, "output"))
+    return command_line("baseline", given, only=(*_SHARED, "precisions", "ranges", "weight_ranges", *_GOAL, "output"))
 
 
 def _mixed(options: Mapping[str, Any], base: str) -> str:
-    return _command("quantize", options, precision=base, profile="lift.toml", output="OUT")
+    return command_line("quantize", options, precision=base, profile="lift.toml", output="OUT")
 
 
-def _command(verb: str, options: Mapping[str, Any], *, only: tuple[str, ...] = (), **more: Any) -> str:
+def command_line(verb: str, options: Mapping[str, Any], *, only: tuple[str, ...] = (), **more: Any) -> str:
     """Return a command line of `only` these options (those that all verbs share, without), and of `more`."""
     names = only or (*_SHARED, "ranges", "weight_ranges")
     chosen = {name: options.get(name) for name in names} | more

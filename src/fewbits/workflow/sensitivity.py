@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fewbits.analysis.torch_sensitivity import OnePass
 
 SAMPLES = 64
-PROBES = 4
+PROBES = 2
 
 
 def one_pass(

@@ -129,8 +129,8 @@ def model_facts(source: Source) -> dict[str, Any]:
     }
 
 
-def data_facts(calibration: Calibration, scoring: Scoring, options: Options) -> dict[str, Any]:
-    """Return what records say of the data.
+def data_facts(calibration: Calibration, scoring: Scoring | None, options: Options) -> dict[str, Any]:
+    """Return what records say of the data; without `scoring`, of the calibration data only.
 
     Fingerprints are taken of data that lie still: files, folders, arrays; not of a loader, which may shuffle.
     """
@@ -140,6 +140,6 @@ def data_facts(calibration: Calibration, scoring: Scoring, options: Options) -> 
         return {"name": data.name, "fingerprint": data.fingerprint if still else None, "samples": samples}
 
     calibrated = facts(calibration.subject.data, options["data"], calibration.statistics.samples)
-    if scoring.is_on_calibration_data:
+    if scoring is None or scoring.is_on_calibration_data:
         return {"calibration": calibrated}
     return {"calibration": calibrated, "evaluation": facts(scoring.data, options["eval_data"], scoring.limit)}

@@ -1,1 +1,1 @@
-"""ONNX operators in torch, differentiable where their mathematics is: one function each, listed in `table.OPERATORS`."""
+"""ONNX operators in torch, differentiable where their mathematics is: a function each, listed in `table.OPERATORS`."""

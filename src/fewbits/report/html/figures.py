@@ -1,0 +1,164 @@
+"""What the page's script draws, as one JSON document: groups, tensors and mixed profiles.
+
+Columns rather than objects, and decibels in tenths: a page of 2000 groups must open at once. The keys are those that
+`script/` reads.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from fewbits.report.analysis_record import PARTS, AnalysisRecord, Figure, TensorRow
+from fewbits.report.html.series import packed_series, short
+from fewbits.report.html.sources import Source, analyses, litemps
+from fewbits.report.litemp_record import LitempRecord
+
+_FIRST = ord("0")
+"""Character of the first of several names."""
+_SCORE = 8
+"""Digits that a score keeps."""
+
+
+def figures_json(sources: Sequence[Source], room: int) -> str:
+    """Return the document, safe inside a script element.
+
+    Args:
+        sources: the records.
+        room: bytes that it may take. Histograms and channel ranges are made coarser, or left out, to keep to it.
+    """
+    document = {
+        "analyses": [_analysis(source, record, litemps(sources)) for source, record in analyses(sources)],
+        "litemps": [_litemp(source, record) for source, record in litemps(sources)],
+    }
+    records = [record for _, record in analyses(sources)]
+    tensors = [tensor for record in records for tensor in record.tensors]
+    named = {diagnosis.tensor for record in records for diagnosis in record.diagnoses}
+    series = iter(packed_series(tensors, named, room - len(_dump(document))))
+    for analysis in document["analyses"]:
+        for _ in analysis["tensors"]["name"]:
+            histogram, channels = next(series)
+            analysis["tensors"]["histogram"].append(histogram)
+            analysis["tensors"]["channels"].append(channels)
+    return _dump(document)
+
+
+def _dump(document: Any) -> str:
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _analysis(source: Source, record: AnalysisRecord, mixed: Sequence[tuple[Source, LitempRecord]]) -> dict[str, Any]:
+    groups = record.groups
+    index = {group.name: i for i, group in enumerate(groups)}
+    figures = {
+        precision: {part: _columns([g.figures.get(precision, {}).get(part) for g in groups]) for part in PARTS}
+        for precision in record.precisions
+    }
+    measured = {p: [_tenths(group.measured.get(p)) for group in groups] for p in record.precisions}
+    return {
+        "label": source.label,
+        "method": record.method,
+        "precisions": list(record.precisions),
+        "groups": {
+            "name": [group.name for group in groups],
+            "op": [group.op for group in groups],
+            "nodes": [[node for node in group.nodes if node != group.name] for group in groups],
+            "macs": [group.macs for group in groups],
+            "weights": [group.weights for group in groups],
+        },
+        "figures": {p: {part: c for part, c in parts.items() if c is not None} for p, parts in figures.items()},
+        "measured": {p: values for p, values in measured.items() if any(v is not None for v in values)},
+        "profiles": list(_profiles(record, mixed, index)),
+        "tensors": _tensors(record.tensors, index),
+    }
+
+
+def _columns(figures: Sequence[Figure | None]) -> dict[str, list[int | None]] | None:
+    """Return SQNR and how far its interval reaches below and above it, one each per group; None where none has any."""
+    if not any(figures):
+        return None
+    columns: dict[str, list[int | None]] = {"db": [], "below": [], "above": []}
+    for figure in figures:
+        middle, low, high = map(_tenths, (figure.sqnr_db, figure.low_db, figure.high_db)) if figure else (None,) * 3
+        columns["db"].append(middle)
+        columns["below"].append(None if middle is None or low is None else max(middle - low, 0))
+        columns["above"].append(None if middle is None or high is None else max(high - middle, 0))
+    return columns
+
+
+def _profiles(
+    record: AnalysisRecord, mixed: Sequence[tuple[Source, LitempRecord]], index: Mapping[str, int]
+) -> Iterator[dict[str, Any]]:
+    """Yield the precision of every group: in the full simulation, then in each mixed profile."""
+    yield {"label": "full simulation", **_digits([group.precision for group in record.groups]), "accepted": False}
+    for source, litemp in mixed:
+        where = f" ({source.folder})" if len(mixed) > 1 else ""
+        for number, step in enumerate(litemp.steps):
+            if not all(name in index for name in step.lifted):
+                continue  # of another model
+            precision = [litemp.base] * len(record.groups)
+            for name in step.lifted:
+                precision[index[name]] = litemp.high
+            label = f"{step.percent:g} % in {litemp.high}{where}"
+            yield {
+                "label": label, **_digits(precision), "accepted": number == litemp.accepted, "percent": step.percent,
+                "base": litemp.base,
+            }  # fmt: skip
+
+
+def _tensors(tensors: Sequence[TensorRow], index: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "name": [tensor.name for tensor in tensors],
+        "role": _digits([tensor.role for tensor in tensors]),
+        "group": [index.get(tensor.group) for tensor in tensors],
+        "range": [[short(tensor.low), short(tensor.high)] for tensor in tensors],
+        "clip": [[short(tensor.clip_low), short(tensor.clip_high)] for tensor in tensors],
+        "scale": [short(tensor.scale) for tensor in tensors],
+        "zero": [tensor.zero_point for tensor in tensors],
+        "bits": [tensor.bits for tensor in tensors],
+        "db": [_tenths(tensor.error_db) for tensor in tensors],
+        "outliers": [[[channel, short(ratio)] for channel, ratio in t.outlier_channels[:64]] for t in tensors],
+        "dead": [list(tensor.dead_channels[:256]) for tensor in tensors],
+        "deadCount": [len(tensor.dead_channels) for tensor in tensors],
+        "histogram": [],
+        "channels": [],
+    }
+
+
+def _litemp(source: Source, record: LitempRecord) -> dict[str, Any]:
+    sign = 1.0 if record.metric["higher_is_better"] else -1.0
+    floor = record.goal.get("floor")
+    threshold = record.float_row.score - sign * record.goal["max_drop"] if floor is None else floor
+
+    def point(label: str, percent: float, macs: float | None, row: Any, **more: Any) -> dict[str, Any]:
+        ends = None
+        if row.interval is not None and math.isfinite(record.float_row.score):
+            ends = sorted(short(record.float_row.score - sign * end, _SCORE) or 0.0 for end in row.interval)
+        return {
+            "label": label, "percent": percent, "macs": short(macs), "operations": row.bit_operations,
+            "bytes": row.weight_bytes, "score": short(row.score, _SCORE), "ends": ends, "status": row.status, **more,
+        }  # fmt: skip
+
+    points = [point(f"all {record.base}", 0, 0.0, record.base_row, groups=0)]
+    for number, step in enumerate(record.steps):
+        label, accepted = f"{step.percent:g} % lifted", number == record.accepted
+        points.append(point(label, step.percent, step.share_macs, step, groups=step.groups, accepted=accepted))
+    if record.high_row is not None:
+        points.append(point(f"all {record.high}", 100, 1.0, record.high_row))
+    return {
+        "label": source.label, "base": record.base, "high": record.high, "unit": record.metric["unit"],
+        "metric": record.metric["name"], "float": short(record.float_row.score, _SCORE),
+        "threshold": short(threshold, _SCORE), "floatOperations": record.float_row.bit_operations, "points": points,
+    }  # fmt: skip
+
+
+def _tenths(value: float | None) -> int | None:
+    """Return decibels in tenths, or None where there is no number."""
+    return round(10 * value) if value is not None and math.isfinite(value) else None
+
+
+def _digits(names: Sequence[str]) -> dict[str, Any]:
+    """Return the different names, and for each of `names` the place of its own as one character."""
+    different = list(dict.fromkeys(names))
+    return {"names": different, "codes": "".join(chr(_FIRST + different.index(name)) for name in names)}

@@ -1,0 +1,74 @@
+"""The page: one HTML file that holds its style, its script, its data and plotly, and loads nothing."""
+
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any
+
+from fewbits import __version__
+from fewbits.report.html import text
+from fewbits.report.html.figures import figures_json
+from fewbits.report.html.settings import notes, places, settings
+from fewbits.report.html.sources import Source, analyses, litemps
+from fewbits.report.html.tables import score_tables
+from fewbits.report.html.verdict import headline
+
+FILE = "report.html"
+"""Name of the page in the folder of a run."""
+MOST_BYTES = 6_000_000
+"""Size that a page keeps to, by drawing histograms and channel ranges in fewer points."""
+_SCRIPTS = ("common", "sensitivity", "litemp", "map", "ranges", "layers", "main")
+
+
+def render(sources: Sequence[Source]) -> str:
+    """Return the page that joins all the records.
+
+    Args:
+        sources: at least one, from `find_sources`.
+    """
+    tables = score_tables(sources)
+    has_figures = bool(analyses(sources) or litemps(sources))
+    facts: dict[str, Any] = {
+        "headline": headline(sources, tables),
+        "first": sources[-1].record,
+        "tables": tables,
+        "litemps": litemps(sources),
+        "analyses": analyses(sources),
+        "cause": text.cause,
+        "notes": notes(sources),
+        "settings": settings(sources),
+        "places": places(sources),
+        "version": __version__,
+        "figure": text.figure,
+        "plotly": "",
+        "figures": "",
+    }
+    if not has_figures:
+        return _fill(facts)
+    facts["plotly"] = _plotly()
+    room = MOST_BYTES - len(_fill(facts).encode())
+    return _fill({**facts, "figures": figures_json(sources, room)})
+
+
+def _fill(facts: dict[str, Any]) -> str:
+    """Return the template filled in: every text is escaped but the page's own style, script and data."""
+    import jinja2
+    from markupsafe import Markup
+
+    room = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(_own),
+    )  # fmt: skip
+    # these three are not a user's text: the data has its < > & escaped by figures_json
+    own = {name: Markup(facts[name]) for name in ("plotly", "figures")}
+    own |= {"style": Markup(_own("style.css")), "script": Markup("\n".join(_own(f"script/{n}.js") for n in _SCRIPTS))}
+    return room.get_template("page.html.j2").render(facts | own)
+
+
+def _own(name: str) -> str:
+    return resources.files("fewbits.report.html").joinpath(name).read_text(encoding="utf-8")
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())

@@ -1,0 +1,162 @@
+"""What the page says first: the conclusion of the latest step, its figures, and the command that comes next."""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from fewbits.report.analysis_record import AnalysisRecord
+from fewbits.report.baseline_record import BaselineRecord
+from fewbits.report.html import text
+from fewbits.report.html.sources import Source, analyses, baselines, litemps, runs
+from fewbits.report.html.tables import ScoreRow, ScoreTable, accepted_row
+from fewbits.report.litemp_record import LitempRecord, Step
+from fewbits.report.record import RunRecord
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The verdict as it is printed.
+
+    Attributes:
+        step: of the workflow, and what it found.
+        sentence: the conclusion.
+        reason: why, with the figures it rests on.
+        status: ok, noise, poor or "" where nothing was judged.
+        figures: (label, value).
+        commands: (why, command), the next one first.
+        earlier: (step, its conclusion) of the other records.
+    """
+
+    step: str
+    sentence: str
+    reason: str
+    status: str
+    figures: tuple[tuple[str, str], ...]
+    commands: tuple[tuple[str, str], ...]
+    earlier: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Conclusion:
+    """What one record concludes."""
+
+    step: str
+    sentence: str
+    reason: str
+    status: str
+    commands: tuple[tuple[str, str], ...]
+
+
+def headline(sources: Sequence[Source], tables: Sequence[ScoreTable]) -> Headline:
+    """Return the verdict of the latest step of the workflow; the other records are told in a line each.
+
+    Lite mixed precision comes before a baseline, a baseline before a single run, an analysis last: it judges nothing.
+    """
+    found = [
+        *_each(analyses(sources), _analysis),
+        *_each(runs(sources), _run),
+        *_each(baselines(sources), _baseline),
+        *_each(litemps(sources), _litemp),
+    ]
+    last = found[-1]
+    row = accepted_row(tables[-1]) if last.status else None
+    earlier = tuple((item.step, item.sentence) for item in found[:-1])
+    return Headline(
+        last.step, last.sentence, last.reason, last.status, tuple(_figures(row)) if row else (), last.commands, earlier
+    )
+
+
+def _each(found: Sequence[tuple[Source, R]], conclude: Callable[[R], _Conclusion]) -> Iterator[_Conclusion]:
+    """Yield what each record concludes, with its folder where there are several of one kind."""
+    for source, record in found:
+        conclusion = conclude(record)
+        where = f" ({source.folder or 'this folder'})" if len(found) > 1 else ""
+        yield replace(conclusion, step=conclusion.step + where)
+
+
+def _figures(row: ScoreRow) -> Iterator[tuple[str, str]]:
+    yield "score", row.score
+    if row.drop:
+        yield "drop", row.drop + ("" if row.interval in ("", text.NONE) else f" ({row.interval})")
+    if row.operations != text.NONE:
+        yield "bit operations", f"{row.operations} of float"
+    yield "weights", row.weights
+    if row.latency:
+        yield "latency", row.latency
+
+
+def _baseline(record: BaselineRecord) -> _Conclusion:
+    finding, accepted = str(record.verdict["finding"]), record.verdict["accepted"]
+    if accepted is not None:
+        sentence, status = f"{accepted} is the lowest precision that meets the goal.", "ok"
+    elif any(row.status == "noise" for row in record.rows):
+        sentence, status = "These samples cannot tell whether a precision meets the goal.", "noise"
+    else:
+        sentence, status = "No precision that was scored meets the goal.", "poor"
+    reason = " ".join([_capital(str(record.verdict["reason"])), *map(str, record.verdict.get("remarks", ()))])
+    return _Conclusion(f"Baseline: {finding}", sentence, reason, status, record.next_steps)
+
+
+def _litemp(record: LitempRecord) -> _Conclusion:
+    if record.accepted is not None:
+        share = _percent(record.steps[record.accepted])
+        sentence, status = f"{record.base} with {share} of the groups in {record.high} meets the goal.", "ok"
+    elif any(step.status == "noise" for step in record.steps):
+        sentence, status = "These samples cannot tell whether lifting groups meets the goal.", "noise"
+    elif record.steps:
+        share = _percent(record.steps[-1])
+        sentence, status = f"Lifting up to {share} of the groups to {record.high} does not meet the goal.", "poor"
+    else:
+        sentence, status = f"No group was lifted to {record.high}.", "poor"
+    return _Conclusion("Lite mixed precision", sentence, _capital(record.reason), status, record.next_steps)
+
+
+def _percent(step: Step) -> str:
+    return f"{step.percent:g}{text.SPACE}%"
+
+
+def _run(record: RunRecord) -> _Conclusion:
+    scores, precision = record.scores, str(record.options.get("precision", record.verb))
+    sentence = f"The model is in {precision}."
+    if scores:
+        sentence = f"{precision} scores {text.number(scores['quantized'], str(scores['unit']))}."
+        if not str(scores["metric"]).startswith("sqnr"):
+            sentence += f" The float model scores {text.number(scores['float'], str(scores['unit']))}."
+    return _Conclusion(record.verb.capitalize(), sentence, "", "", ())
+
+
+def _analysis(record: AnalysisRecord) -> _Conclusion:
+    sentence = "No group was analyzed."
+    worst = most_sensitive(record)
+    if worst is not None:
+        group, precision, sqnr_db = worst
+        sentence = (
+            f"The output is most sensitive to {group}: {sqnr_db:.1f}{text.SPACE}dB when it alone is in {precision}."
+        )
+    if record.diagnoses and record.diagnoses[0].remedy:
+        first = record.diagnoses[0]
+        return _Conclusion(
+            "Analysis", sentence, first.sentence, "", ((f"against: {text.cause(first.cause)}", first.remedy),)
+        )
+    return _Conclusion("Analysis", sentence, "", "", ())
+
+
+def most_sensitive(record: AnalysisRecord) -> tuple[str, str, float] | None:
+    """Return (group, precision, SQNR in dB) of the group that costs most alone, in the first precision with figures."""
+    for precision in record.precisions:
+        figures = {group.name: group.figures.get(precision, {}).get("all") for group in record.groups}
+        known = {name: f.sqnr_db for name, f in figures.items() if f and f.sqnr_db is not None}
+        finite = {name: value for name, value in known.items() if math.isfinite(value)}
+        if finite:
+            name = min(finite, key=lambda group: finite[group])
+            return name, precision, finite[name]
+    return None
+
+
+def _capital(sentence: str) -> str:
+    """Return a sentence with a capital, unless it begins with the name of a precision."""
+    return sentence if re.match(r"(w|fp)\d", sentence) else sentence[:1].upper() + sentence[1:]

@@ -1,0 +1,167 @@
+"""What was computed before: one SQLite file in a run's folder, from content hash to JSON value.
+
+A result is looked up under the hash of everything that it depends on (model, data, encodings, options), so that a run
+that was stopped, even by kill -9, goes on where it was, and two processes may share one file.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from fewbits.errors import OutputError
+from fewbits.runtime.data.digest import Hash, add_text
+
+STORE = "store.sqlite"
+"""Name of the file in a run's folder."""
+_LAYOUT = 1  # of the table; kept in the file's user_version
+_WAIT_S = 60.0  # for another process that is writing
+
+
+class Store:
+    """Results by key; every `put` is on disk, whole, before it returns.
+
+    Args:
+        path: the file, made where it is missing together with its folder; None keeps results in memory only.
+
+    Raises:
+        OutputError: the file cannot be opened or written, is no store, or was written by a newer fewbits.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        with self._said():
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            where = ":memory:" if self.path is None else str(self.path)
+            self._database = sqlite3.connect(where, timeout=_WAIT_S, isolation_level=None)
+        try:
+            with self._said():
+                self._prepare()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def get(self, key: str) -> Any:
+        """Return what was put under `key`, in JSON's own types; None where nothing was.
+
+        Raises:
+            OutputError: the file cannot be read.
+        """
+        with self._said():
+            row = self._database.execute("SELECT value FROM results WHERE key = ?", (key,)).fetchone()
+            return None if row is None else json.loads(row[0])
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep `value` under `key`; what was there before is replaced.
+
+        Args:
+            key: see `key_of`.
+            value: of JSON's own types, infinities and NaN included; None cannot be told from nothing.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        text = json.dumps(value)
+        with self._said():
+            self._database.execute("INSERT OR REPLACE INTO results (key, value) VALUES (?, ?)", (key, text))
+
+    def remember(self, key: str, make: Callable[[], Any]) -> Any:
+        """Return what lies under `key`; where nothing does, put there what `make` returns.
+
+        Raises:
+            OutputError: the file cannot be read or written.
+        """
+        found = self.get(key)
+        if found is None:
+            found = make()
+            self.put(key, found)
+        return found
+
+    def close(self) -> None:
+        """Give the file back; the store cannot be used after that."""
+        self._database.close()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _prepare(self) -> None:
+        self._database.execute("BEGIN IMMEDIATE")  # of two processes that make the file at once, one waits
+        layout = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if layout > _LAYOUT:
+            raise OutputError(
+                f"The store {str(self.path)!r} was written by a newer fewbits: upgrade this one, or delete the file."
+            )
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+        )
+        self._database.execute(f"PRAGMA user_version = {_LAYOUT}")
+        self._database.execute("COMMIT")
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = NORMAL")
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.OperationalError, OSError) as error:
+            raise OutputError(
+                f"The store {str(self.path)!r} cannot be used: {error}. Choose a folder with room that can be written."
+            ) from error
+        except (sqlite3.Error, ValueError) as error:
+            raise OutputError(
+                f"The store {str(self.path)!r} is damaged: {error}. Delete it; what it held is computed again."
+            ) from error
+
+
+def key_of(*parts: Any) -> str:
+    """Return the content hash (sha256, hexadecimal) of `parts`: equal content, equal key, in every process.
+
+    Args:
+        parts: text, numbers, booleans, None, bytes, numpy arrays, and lists, tuples and mappings of these; a list is
+            equal to a tuple, and a mapping to one in another order.
+
+    Raises:
+        TypeError: a part is none of these.
+    """
+    digest = hashlib.sha256()
+    _add(digest, parts)
+    return digest.hexdigest()
+
+
+def _add(digest: Hash, part: Any) -> None:
+    """Add a part behind its kind and its length, so that no two different parts make the same bytes."""
+    if isinstance(part, Mapping):
+        add_text(digest, "mapping", len(part))
+        for name in sorted(part):
+            _add(digest, name)
+            _add(digest, part[name])
+    elif isinstance(part, list | tuple):
+        add_text(digest, "list", len(part))
+        for item in part:
+            _add(digest, item)
+    elif isinstance(part, np.ndarray):
+        add_text(digest, "array", part.dtype, part.shape)
+        if part.dtype.hasobject:
+            _add(digest, part.ravel().tolist())
+        else:  # ml_dtypes have no buffer of their own
+            digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)  # type: ignore[arg-type]
+    elif isinstance(part, str | bytes):
+        raw = part.encode() if isinstance(part, str) else part
+        add_text(digest, type(part).__name__, len(raw))
+        digest.update(raw)
+    elif part is None or isinstance(part, bool | int | float):
+        add_text(digest, type(part).__name__, repr(part))
+    else:
+        raise TypeError(f"A value of type {type(part).__name__} has no content hash.")

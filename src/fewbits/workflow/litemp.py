@@ -1,0 +1,337 @@
+"""Verb litemp: lite mixed precision, step 2 of the workflow. The most sensitive groups in a higher precision."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from fewbits.analysis.evaluate import Evaluation
+from fewbits.analysis.sensitivity import Sensitivity
+from fewbits.artifact import names
+from fewbits.artifact.folder import staged, write_file
+from fewbits.errors import OutputError, SpecError
+from fewbits.quantization.groups import Group, profile_of
+from fewbits.quantization.profile import Profile
+from fewbits.quantization.resolve import resolve
+from fewbits.report.litemp_record import LitempRecord, Step
+from fewbits.report.record import plain
+from fewbits.runtime.data import Preprocess
+from fewbits.runtime.data.open import DataLike
+from fewbits.runtime.session import RunOptions
+from fewbits.runtime.store import STORE, Store
+from fewbits.spec.precision import Precision
+from fewbits.spec.target import DEFAULT_TARGET, Target
+from fewbits.workflow.brute_force import SAMPLES as RANK_SAMPLES
+from fewbits.workflow.brute_force import brute_force
+from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate_subject
+from fewbits.workflow.candidates import Candidate, Contest
+from fewbits.workflow.goal import Goal, check_goal, open_goal
+from fewbits.workflow.lifting import lifted, lifting_order, mac_shares
+from fewbits.workflow.litemp_steps import Contestants, Lifted, reason_of, steps_after
+from fewbits.workflow.quantized import Quantized
+from fewbits.workflow.ranges import check_ranges
+from fewbits.workflow.scoring import MetricLike, Scoring, check_metric, open_scoring
+from fewbits.workflow.sensitivity import need_torch, one_pass
+from fewbits.workflow.source import ModelLike
+from fewbits.workflow.stages import Stages, Watcher
+from fewbits.workflow.subject import open_subject
+from fewbits.workflow.verdict import Status
+from fewbits.workflow.writing import Options
+
+PERCENTS = (5.0, 10.0, 20.0, 40.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LitempResult:
+    """What `litemp` found.
+
+    Attributes:
+        float_score: of the prepared float model.
+        base: everything in the base precision.
+        high: everything in the higher precision.
+        steps: the percentages that were scored, rising.
+        accepted: index in `steps` of the first that is within the goal, or None.
+        best: what the output folder holds: the cheapest within the goal, or the one with the least drop.
+        goal: what was acceptable.
+        sensitivity: by which the groups were ranked; None where no percentage was scored.
+        record: what was written to record.json: reason, next steps and notes, too.
+        output: the folder, or None.
+        calibration: can serve further precisions.
+        scoring: can score further models.
+    """
+
+    float_score: Evaluation
+    base: Candidate
+    high: Candidate
+    steps: tuple[Lifted, ...]
+    accepted: int | None
+    best: Candidate
+    goal: Goal
+    sensitivity: Sensitivity | None
+    record: LitempRecord
+    output: Path | None
+    calibration: Calibration
+    scoring: Scoring
+
+
+def litemp(
+    model: ModelLike,
+    *,
+    data: DataLike,
+    base: str = "w8a8",
+    high: str = "w8a16",
+    percents: Sequence[float] = PERCENTS,
+    score_all: bool = False,
+    most_macs: float | None = None,
+    ranking: str = "one-pass",
+    rank_samples: int = RANK_SAMPLES,
+    sensitivity: Sensitivity | None = None,
+    output: str | Path | None = None,
+    target: str | Path | Target = DEFAULT_TARGET,
+    metric: MetricLike | None = None,
+    higher_is_better: bool | None = None,
+    max_drop: float | str | None = None,
+    min_sqnr: float | None = None,
+    eval_data: DataLike | None = None,
+    ranges: str = "auto",
+    weight_ranges: str = "auto",
+    bias_correction: bool = True,
+    samples: int = SAMPLES,
+    eval_samples: int | None = None,
+    dims: Mapping[str, int] | None = None,
+    simplify: bool = True,
+    preprocess: Preprocess | None = None,
+    batch_size: int | None = None,
+    run_options: RunOptions | None = None,
+    progress: Watcher | None = None,
+) -> LitempResult:
+    """Lift the most sensitive groups to a higher precision, percentage by percentage, until the drop is acceptable.
+
+    Both precisions are scored first. Nothing is lifted where the base is acceptable, or where not even the whole
+    network in the higher precision is. Each percentage is written to a folder of its own as it is done (p05, p10 ...),
+    and what was measured of the groups is kept beside them: what is finished stays when the run is stopped, and
+    measuring goes on where it was. The output folder itself holds the best model, with all its files.
+
+    Args:
+        model: a path, bytes, a model in memory, or the output folder of an earlier run, whose pinned encodings stay.
+        data: calibration data: an image folder, .npz, .npy, a folder of them, an input list, file.py:function, arrays.
+        base: precision of the groups that are not lifted.
+        high: precision of those that are.
+        percents: of the groups to lift, above 0 and up to 100; whole groups, rounded up.
+        score_all: score every percentage, acceptable or not.
+        most_macs: lift no more than this percent of the multiply-accumulates.
+        ranking: "one-pass", with gradients, needs torch; "brute-force" runs the network once per group and precision.
+        rank_samples: calibration samples to rank on, at most.
+        sensitivity: of this network in both precisions; None finds it out.
+        output: folder; None writes nothing.
+        target: device profile, its name or a TOML file.
+        metric: a name, file.py:function, or a function of `predict`; None chooses one by labels and outputs.
+        higher_is_better: direction of the user's own metric.
+        max_drop: acceptable drop: 0.5 in the metric's unit, "0.5%" of the float score; None allows 1 % of it.
+        min_sqnr: least acceptable SQNR in dB where the metric is sqnr; None takes 20.
+        eval_data: what to score on; None scores on `data`.
+        ranges: auto, minmax, mse, entropy or percentile:99.99.
+        weight_ranges: auto, absmax or mse.
+        bias_correction: let biases take up the mean error of rounded weights.
+        samples: calibration samples at most.
+        eval_samples: evaluation samples at most; None takes all.
+        dims: open dimension -> size.
+        simplify: let onnxslim rewrite the graph.
+        preprocess: how images become inputs.
+        batch_size: samples per call; None chooses one by the size of the tensors.
+        run_options: provider and threads.
+        progress: told of each stage.
+
+    Raises:
+        FewbitsError: something that the caller gave cannot be used; the message says what to do.
+    """
+    options: Options = {name: value for name, value in locals().items() if name != "progress"}
+    options |= {"sensitivity": sensitivity.method if sensitivity else None}
+    wanted = _Wanted.parse(base, high, percents, most_macs)
+    options |= {"base": wanted.base, "high": wanted.high, "percents": wanted.percents}
+    check_ranges(ranges, weight_ranges)
+    check_goal(max_drop, min_sqnr)
+    named = check_metric(metric, higher_is_better)
+    _check_ranking(ranking, rank_samples, sensitivity)
+    stages = Stages(progress)
+    with staged(output) as folder:
+        with stages.stage("prepare"):
+            subject = open_subject(
+                model, data=data, target=target, dims=dims, simplify=simplify, preprocess=preprocess,
+                batch_size=batch_size, run_options=run_options,
+            )  # fmt: skip
+            scoring = open_scoring(
+                subject, samples=samples, eval_data=eval_data, metric=named, eval_samples=eval_samples,
+                preprocess=preprocess,
+            )  # fmt: skip
+            for precision in (wanted.base, wanted.high):
+                resolve(subject.model, Profile.parse(precision), subject.target)
+        with stages.stage("score float", scoring.limit) as told:
+            before = scoring.score_float(told)
+        goal = open_goal(max_drop, min_sqnr, before)
+        calibration = calibrate_subject(subject, samples=samples, stages=stages)
+        contest = Contest(calibration, scoring, before, goal, stages, options, None if output is None else Path(output))
+        return _Run(contest, wanted, sensitivity, progress).result(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The caller's precisions and percentages, checked."""
+
+    base: str
+    high: str
+    percents: tuple[float, ...]
+    most_macs: float | None
+
+    @classmethod
+    def parse(cls, base: str, high: str, percents: Sequence[float], most_macs: float | None) -> "_Wanted":
+        low, top = Precision.parse(base), Precision.parse(high)
+        for precision in (low, top):
+            if str(precision) == "fp32":
+                raise SpecError("fp32 is the float model itself: lift to fp16 or w16a16.")
+        if low == top:
+            raise SpecError(f"The base and the higher precision are both {low}: name two, such as w8a8 and w8a16.")
+        if _widths(top)[0] <= _widths(low)[0] and _widths(top)[1] <= _widths(low)[1] and _widths(top) != _widths(low):
+            raise SpecError(f"{top} is narrower than the base {low}: exchange the two.")
+        if not percents:
+            raise SpecError("No percentage was named: write how many percent of the groups to lift, such as 5,10,20.")
+        for percent in (*percents, *(() if most_macs is None else (most_macs,))):
+            if not 0 < percent <= 100:
+                raise SpecError(f"{percent:g} % is no share to lift: write percentages above 0 and up to 100.")
+        return cls(str(low), str(top), tuple(sorted({float(percent) for percent in percents})), most_macs)
+
+
+def _widths(precision: Precision) -> tuple[int, int]:
+    return (16, 16) if precision.is_float else (precision.weight_bits, precision.activation_bits)
+
+
+def _check_ranking(ranking: str, samples: int, sensitivity: Sensitivity | None) -> None:
+    if ranking not in ("one-pass", "brute-force"):
+        raise SpecError(f"Unknown ranking {ranking!r}: write one-pass or brute-force.")
+    if samples < 1:
+        raise SpecError(f"Groups cannot be ranked on {samples} samples: write at least 1.")
+    if sensitivity is None and ranking == "one-pass":
+        need_torch()
+
+
+@dataclass
+class _Run:
+    """One run: what was scored, and what was skipped."""
+
+    contest: Contest
+    wanted: _Wanted
+    given: Sensitivity | None
+    watcher: Watcher | None
+    sensitivity: Sensitivity | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def result(self, folder: Path) -> LitempResult:
+        """Score everything, and write the best and the record into `folder`."""
+        contest, wanted = self.contest, self.wanted
+        made = [contest.make(precision, precision) for precision in (wanted.high, wanted.base)]
+        high, base = (
+            contest.score(name, whole, name, self._options(name))
+            for name, whole in zip((wanted.high, wanted.base), made, strict=True)
+        )
+        steps = []
+        can_help = base.status is not Status.OK and high.status is not Status.POOR
+        if can_help or contest.options["score_all"]:
+            for step in self._steps(made[1], made[0]):
+                steps.append(step)
+                if step.candidate.status is Status.OK and not contest.options["score_all"]:
+                    break
+        found = Contestants(contest.before, contest.goal, base, high, tuple(steps))
+        record = self._record(found)
+        if contest.output is not None:
+            _publish(found.best, record, folder)
+        return LitempResult(
+            contest.before, base, high, found.steps, found.accepted, found.best, contest.goal, self.sensitivity, record,
+            contest.output, contest.calibration, contest.scoring,
+        )  # fmt: skip
+
+    def _steps(self, base: Quantized, high: Quantized) -> Iterator[Lifted]:
+        """Score one percentage after the other, where it lifts more groups than the one before."""
+        contest, wanted = self.contest, self.wanted
+        self.sensitivity = self.given or self._rank(base, high)
+        order = lifting_order(base.plan, self.sensitivity, wanted.base, wanted.high)
+        shares = mac_shares(contest.calibration, order, contest.sizes)
+        precision, done = Precision.parse(wanted.high), 0
+        for percent in wanted.percents:
+            groups = lifted(order, percent, shares=shares, most_macs=wanted.most_macs)
+            if len(groups) <= done:
+                limit = (
+                    "" if wanted.most_macs is None else f" within {wanted.most_macs:g} % of the multiply-accumulates"
+                )
+                self.notes.append(f"{percent:g} % lifts no more than {done} groups{limit}: it was not scored again.")
+                continue
+            done = len(groups)
+            name = f"{wanted.base} + {percent:g} % {wanted.high}"
+            made = contest.make(name, profile_of(dict.fromkeys(groups, precision), Precision.parse(wanted.base)))
+            scored = contest.score(name, made, f"p{percent:02g}", self._options(wanted.base, groups))
+            share = None if shares is None else sum(shares[group.name] for group in groups)
+            yield Lifted(percent, tuple(group.name for group in groups), share, scored)
+
+    def _rank(self, base: Quantized, high: Quantized) -> Sensitivity:
+        contest = self.contest
+        samples = contest.options["rank_samples"]
+        if contest.options["ranking"] == "one-pass":
+            with contest.stages.stage("rank groups", samples) as told:
+                return one_pass(contest.calibration, (base, high), samples=samples, progress=told)
+        path = None if contest.output is None else contest.output / STORE
+        with contest.stages.stage("rank groups"), Store(path) as store:
+            return brute_force(contest.calibration, (base, high), samples=samples, store=store, progress=self.watcher)
+
+    def _options(self, precision: str, groups: Sequence[Group] = ()) -> dict[str, Any]:
+        """Return the options with which `quantize` makes a candidate."""
+        options = dict(self.contest.options)
+        for name in ("base", "high", "percents", "score_all", "most_macs", "ranking", "rank_samples", "sensitivity"):
+            del options[name]
+        profile = {node: self.wanted.high for group in groups for node in group.nodes}
+        return {**options, "precision": precision, "profile": profile or None}
+
+    def _record(self, found: Contestants) -> LitempRecord:
+        contest, wanted = self.contest, self.wanted
+        everything = [found.base, *(step.candidate for step in found.steps), found.high]
+        method = self.sensitivity.method if self.sensitivity else contest.options["ranking"]
+        return LitempRecord(
+            verb="litemp",
+            base=wanted.base,
+            high=wanted.high,
+            ranking=cast('Literal["one-pass", "brute-force"]', method),
+            base_row=found.base.row,
+            high_row=found.high.row,
+            steps=tuple(_step(step) for step in found.steps),
+            accepted=found.accepted,
+            reason=reason_of(found),
+            next_steps=steps_after(found, contest.options, contest.output),
+            notes=(*self.notes, *dict.fromkeys(note for c in everything for note in c.record.notes)),
+            refused={},
+            **contest.facts(),
+        )
+
+
+def _step(step: Lifted) -> Step:
+    row, output = step.candidate.row, step.candidate.output
+    return Step(
+        percent=step.percent, groups=len(step.groups), share_macs=step.share_macs, lifted=step.groups, score=row.score,
+        drop=row.drop, interval=row.interval, status=row.status, bit_operations=row.bit_operations,
+        weight_bytes=row.weight_bytes, folder=None if output is None else output.name,
+    )  # fmt: skip
+
+
+def _publish(best: Candidate, record: LitempRecord, folder: Path) -> None:
+    """Make `folder` that of the best model, with a record that is the model's as well as the run's."""
+    assert best.output is not None
+    for name in best.record.files:
+        try:
+            shutil.copyfile(best.output / name, folder / name)
+        except OSError as error:
+            raise OutputError(
+                f"Cannot write {name} to {str(best.output.parent)!r}: {error.strerror or error}. Choose another folder "
+                f"with -o."
+            ) from error
+    options = {**record.options, "precision": best.record.options["precision"]}
+    document = plain(asdict(best.record) | asdict(record) | {"options": options})
+    write_file(folder / names.RECORD, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())

@@ -1,0 +1,33 @@
+import json
+
+from sample_records import baseline_record, write_records
+from typer.testing import CliRunner
+
+from fewbits.cli import app
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["report", *map(str, arguments)])
+
+
+def test_report_prints_where_the_page_lies(tmp_path):
+    write_records(tmp_path, baseline_record())
+    result = run(tmp_path)
+    assert result.exit_code == 0, result.output
+    assert str(tmp_path / "report.html") in result.stdout
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_report_in_json_and_to_another_file(tmp_path):
+    write_records(tmp_path, baseline_record())
+    result = run(tmp_path, "-o", tmp_path / "page.html", "--json")
+    said = json.loads(result.stdout)
+    assert said == {"output": str(tmp_path / "page.html"), "bytes": (tmp_path / "page.html").stat().st_size}
+    assert run(tmp_path, "--quiet").stdout == ""
+
+
+def test_report_of_nothing_is_one_sentence(tmp_path):
+    result = run(tmp_path)
+    assert result.exit_code == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: There is no record.json in")
