@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pipeline
-import record
 import torch
-from networks import NETWORKS, Network
 
 import fewbits
+import pipeline
+import record
 from fewbits.graph.save import to_bytes
 from fewbits.numerics.metrics import sqnr_db
 from fewbits.runtime.session import RunOptions, SessionPolicy, open_session
 from fewbits.runtime.torch_graph import Step, TorchGraph, feeds_to_torch
 from fewbits.runtime.torch_quantize import QuantizedGraph
 from fewbits.workflow.sessions import with_outputs
+from networks import NETWORKS, Network
 
 LIMITS = {"float_db": 80.0, "within_1_lsb": 0.999}
 
@@ -63,7 +63,10 @@ def compare(network: Network, args: Any) -> dict[str, Any]:
         if args.scored:
             found[precision]["score_torch"] = float(network.score(lambda f, sim=sim: run(sim, f)))
             found[precision]["score_ort"] = float(network.score(exact))
-            print(f", score {found[precision]['score_torch']:.2f} (onnxruntime {found[precision]['score_ort']:.2f})", end="")
+            print(
+                f", score {found[precision]['score_torch']:.2f} (onnxruntime {found[precision]['score_ort']:.2f})",
+                end="",
+            )
         found[precision]["within_1_lsb"] = min(within.values())
     print()
     return found
@@ -77,10 +80,8 @@ def run(module: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def worst_db(pairs: Sequence[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]) -> float:
     """Return the SQNR of the worst output over all samples."""
-    return min(
-        float(sqnr_db(np.concatenate([a[k].ravel() for a, _ in pairs]), np.concatenate([b[k].ravel() for _, b in pairs])))
-        for k in pairs[0][0]
-    )
+    joined = {k: [np.concatenate([pair[i][k].ravel() for pair in pairs]) for i in (0, 1)] for k in pairs[0][0]}
+    return min(float(sqnr_db(wanted, given)) for wanted, given in joined.values())
 
 
 @dataclass
@@ -93,9 +94,11 @@ class Teacher:
     seen: dict[str, int] = field(default_factory=dict)
 
     def read(self, step: Step, position: int, value: torch.Tensor) -> torch.Tensor:
+        """Hand on what the simulation reads."""
         return self.sim.read(step, position, value)
 
     def wrote(self, step: Step, inputs: Any, outputs: Any) -> Any:
+        """Compare what the simulation writes, and hand on what onnxruntime wrote."""
         found = list(self.sim.wrote(step, inputs, outputs))
         for i, name in enumerate(step.writes[: len(found)]):
             key = self.sim.plan.outputs.get(name)

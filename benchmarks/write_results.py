@@ -114,7 +114,14 @@ def step1() -> str:
     """Return the wall time of step 1 next to aimet-onnx, and verdicts on weaker settings."""
     results, when = load("baseline")
     rows: list[tuple[object, ...]] = [
-        (network, work, precisions, f"{t['fewbits']['process_s']:.1f}", f"{t['aimet']['process_s']:.1f}", f"{t['ratio']:.1f}")
+        (
+            network,
+            work,
+            precisions,
+            f"{t['fewbits']['process_s']:.1f}",
+            f"{t['aimet']['process_s']:.1f}",
+            f"{t['ratio']:.1f}",
+        )
         for network, by_work in results["times"].items()
         for work, by_precisions in by_work.items()
         for precisions, t in by_precisions.items()

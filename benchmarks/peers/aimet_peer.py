@@ -10,7 +10,9 @@ import time
 from typing import Any
 
 import common
+import numpy as np
 import onnx
+from aimet_onnx.analysis import analyze_per_layer_sensitivity
 from aimet_onnx.batch_norm_fold import fold_all_batch_norms_to_weight
 from aimet_onnx.common.defs import QuantScheme, float16, int4, int8, int16
 from aimet_onnx.quantsim import QuantizationSimModel
@@ -76,6 +78,32 @@ def quantize(args: argparse.Namespace) -> dict[str, Any]:
     return {"quantize_s": time.perf_counter() - begin}
 
 
+def analyze(args: argparse.Namespace) -> dict[str, Any]:
+    """Time its per-layer sensitivity analysis of a calibrated simulation, and return the SQNR of every layer."""
+    feeds = common.single_samples(args)
+    sim = simulation(args, args.precision, "tf_enhanced", feeds[0])
+    sim.compute_encodings(feeds)
+    float_model = common.open_ort(common.network(args).path, args.threads)
+    reference = [float_model.run(None, feed) for feed in feeds]
+
+    def sqnr_db(session: Any) -> float:
+        """Return the mean SQNR of the outputs, as its guides suggest to judge a layer by."""
+        signal = noise = 0.0
+        for feed, wanted in zip(feeds, reference, strict=True):
+            for given, right in zip(session.run(None, feed), wanted, strict=True):
+                signal, noise = signal + float((right**2).sum()), noise + float(((given - right) ** 2).sum())
+        return float(10 * np.log10(signal / max(noise, 1e-30)))
+
+    begin = time.perf_counter()
+    found = analyze_per_layer_sensitivity(sim, sqnr_db)
+    seconds = time.perf_counter() - begin
+    return {
+        "analyze_s": seconds,
+        "layers": len(found),
+        "sqnr_db": {name: float(value) for name, value in found.items()},
+    }
+
+
 def make(job: common.Job) -> common.Quantized:
     """Build and calibrate one simulation."""
     outputs = [o.name for o in onnx.load(str(common.network(job.args).path)).graph.output]
@@ -93,6 +121,7 @@ if __name__ == "__main__":
         "aimet",
         "aimet-onnx",
         {
+            "analyze": analyze,
             "calibrate": calibrate,
             "quantize": quantize,
             "score": lambda args: common.score(args, make),

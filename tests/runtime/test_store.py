@@ -37,6 +37,19 @@ def test_what_was_put_comes_back(where, tmp_path):
         assert store.get("key") == 0.25
 
 
+def test_what_is_remembered_is_made_once():
+    made = []
+
+    def make():
+        made.append(1)
+        return [0.5, "a"]
+
+    with Store() as store:
+        assert store.remember("key", make) == [0.5, "a"]
+        assert store.remember("key", make) == [0.5, "a"]
+    assert made == [1]
+
+
 def test_results_outlive_the_process_that_made_them(tmp_path):
     with Store(tmp_path / STORE) as store:
         store.put("key", 1)
@@ -118,6 +131,7 @@ def test_keys_are_content_hashes():
         ((np.zeros(4, np.float32),), (np.zeros(4, np.int32),)),
         ((np.zeros((2, 2)),), (np.zeros(4),)),
         ((np.array([1.0, 2.0]),), (np.array([1.0, 3.0]),)),
+        ((np.array(["a", "bc"], object),), (np.array(["ab", "c"], object),)),
     ],
 )
 def test_different_content_has_different_keys(one, other):

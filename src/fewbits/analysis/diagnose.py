@@ -11,9 +11,10 @@ import onnx_ir as ir
 
 from fewbits.analysis.diagnose_bits import activation_bits, sensitive, weight_bits
 from fewbits.analysis.diagnose_case import Case, Evidence, Network
+from fewbits.analysis.diagnose_channels import loud_activation_channel, loud_weight_channel, quiet_channel
 from fewbits.analysis.diagnose_joins import box_head, unequal_add
 from fewbits.analysis.diagnose_norms import unfused_normalization
-from fewbits.analysis.diagnose_ranges import activation_channels, long_tail, mask, outlier_sample, weight_channels
+from fewbits.analysis.diagnose_ranges import long_tail, mask, outlier_sample
 from fewbits.analysis.sensitivity import Part, Sensitivity
 from fewbits.analysis.tensors import TensorFacts
 from fewbits.quantization.encode import Encoded
@@ -68,8 +69,9 @@ RULES: tuple[Rule, ...] = (
     Rule("unfused-normalization", "activations", unfused_normalization),
     Rule("box-head", "activations", box_head),
     Rule("unequal-add", "activations", unequal_add),
-    Rule("channel-range", "weights", weight_channels),
-    Rule("channel-range", "activations", activation_channels),
+    Rule("channel-range", "weights", loud_weight_channel),
+    Rule("channel-range", "activations", loud_activation_channel),
+    Rule("channel-range", "activations", quiet_channel),
     Rule("long-tail", "activations", long_tail),
     Rule("weight-bits", "weights", weight_bits),
     Rule("activation-bits", "activations", activation_bits),

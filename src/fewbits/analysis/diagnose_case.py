@@ -13,9 +13,11 @@ from fewbits.graph.optable import Kind
 from fewbits.graph.topology import constant, is_float32, op_rule
 from fewbits.quantization.encode import Encoded
 from fewbits.quantization.groups import Group
+from fewbits.spec.dtypes import DType
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
 from fewbits.spec.precision import Precision
+from fewbits.spec.target import load_target, target_names
 
 FEW_STEPS = 32
 """Below so many steps values count as crushed: 5 bits, the fewest that networks commonly bear."""
@@ -66,9 +68,36 @@ class Network:
     nodes: Mapping[str, ir.Node]
     owners: Mapping[str, Group]
 
-    def grid(self, tensor: str) -> Encoding | None:
-        """Return the grid that a tensor is on where it is made (or, if fed or stored, first read); None for none."""
-        return self.encoded.encodings.get(self.plan.outputs.get(tensor, tensor))
+    def allows(self, precision: str) -> bool:
+        """Whether the target has weights as wide as a precision wants them; a target from a file is taken to."""
+        wanted = Precision.parse(precision)
+        if wanted.is_float or self.plan.target not in target_names():
+            return True
+        return DType.container(wanted.weight_bits, signed=True) in load_target(self.plan.target).weight_types
+
+    def maker(self, value: ir.Value | None) -> str | None:
+        """Return the name of the group that computes a value, past operators that only pass it on; None for none."""
+        node = value.producer() if value is not None else None
+        while node is not None and (rule := op_rule(node)) is not None and rule.kind is Kind.PASS and node.inputs[0]:
+            above = node.inputs[0].producer()
+            if above is None:
+                break
+            node = above
+        group = self.owners.get(str(node.name)) if node is not None else None
+        return group.name if group is not None else None
+
+    def around(self, tensor: str) -> tuple[str, ...]:
+        """Return the names of the groups that make or read a tensor, past operators that pass its values on."""
+        start = next(v for node in self.nodes.values() for v in (*node.inputs, *node.outputs) if v and v.name == tensor)
+        waiting, found = [start], [start.producer()]
+        while waiting:
+            for use in waiting.pop().uses():
+                found.append(use.node)
+                rule = op_rule(use.node)
+                if rule is not None and rule.kind is Kind.PASS and use.idx == 0:
+                    waiting += use.node.outputs
+        names = (str(node.name) for node in found if node is not None)
+        return tuple(dict.fromkeys(self.owners[name].name for name in names if name in self.owners))
 
     def figure(self, group: str, part: Part) -> float | None:
         """Return the error of a group's part in the precision in question, where it was found."""
@@ -135,11 +164,16 @@ class Case:
                 error = known.error(self.group.name, precision)
                 if error * CLEAR_GAIN <= self.error:
                     return precision, error
-        return widened(self.network.precision, part), None
+        wider = widened(self.network.precision, part)
+        return (wider if self.network.allows(wider) else "fp16"), None
 
-    def lift(self, part: Part, groups: Iterable[str] = ()) -> str:
-        """Return the remedy that runs this group, or the named ones, in a wider precision."""
-        return lift_lines(groups or (self.group.name,), self.lifted(part)[0])
+    def lift(self, part: Part) -> str:
+        """Return the remedy that runs this group in a wider precision."""
+        return lift_lines([self.group.name], self.lifted(part)[0])
+
+    def lift_around(self, tensor: str) -> str:
+        """Return the remedy that puts an activation on a wider grid for all: in the groups that make and read it."""
+        return lift_lines((self.group.name, *self.network.around(tensor)), self.lifted("activations")[0])
 
     def outlook(self, part: Part) -> str:
         """Return what the wider precision leaves, as the end of a sentence; empty where it was not measured."""
@@ -166,14 +200,13 @@ def widened(precision: str, part: Part) -> str:
     now = Precision.parse(precision)
     if now.is_float:
         return "fp32"
-    weight, activation = now.weight_bits, now.activation_bits
-    if part == "weights":
-        weight = 8 if weight < 8 else 16
-        activation = 16 if weight == 16 else activation  # devices with 16-bit weights want activations as wide
-    elif activation == 16:
-        return "fp16"
-    wider = Precision(weight, 16 if part != "weights" else activation)
-    return str(wider) if wider != now else "fp16"
+    if part == "weights" and now.weight_bits < 8:
+        return str(Precision(8, now.activation_bits))
+    if part == "weights" and now.weight_bits == 8:
+        return str(Precision(16, 16))  # devices with 16-bit weights want activations as wide
+    if part != "weights" and now.activation_bits < 16:
+        return str(Precision(now.weight_bits, 16))
+    return "fp16"
 
 
 def _cost(precision: str) -> tuple[int, int]:
@@ -193,21 +226,6 @@ def decibels(error: float | None) -> str:
     if error <= 0:
         return "no error"
     return "nothing of the signal" if math.isinf(error) else f"{-10 * math.log10(error):.1f} dB"
-
-
-def origin(value: ir.Value | None) -> ir.Value | None:
-    """Return the value that `value` takes its elements from, past operators that pass values through."""
-    while value is not None and (node := value.producer()) is not None:
-        rule = op_rule(node)
-        if rule is None or rule.kind is not Kind.PASS:
-            break
-        value = node.inputs[0]
-    return value
-
-
-def span_codes(encoding: Encoding) -> int:
-    """Return the number of steps of a whole grid: 255 of 8 bits."""
-    return encoding.spec.qmax - encoding.spec.qmin
 
 
 def number(value: float) -> str:

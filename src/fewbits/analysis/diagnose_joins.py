@@ -5,36 +5,34 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from fewbits.analysis.diagnose_case import FEW_STEPS, Case, Evidence, lift_lines, number, origin
+from fewbits.analysis.diagnose_case import FEW_STEPS, Case, Evidence, lift_lines, number
 from fewbits.analysis.tensors import DEAD_SHARE, OUTLIER_RATIO, TensorFact
 from fewbits.graph.optable import Kind
 from fewbits.graph.topology import constant, op_rule
 from fewbits.numerics.affine import F64
 
-_ADDING = frozenset({"Add", "Sub", "Sum"})
+HEAD_STEPS = 64.0
+"""Scores are compared with thresholds and ranked: fewer steps than these, 6 bits, are few."""
+_JOINING = frozenset({"Add", "Sub", "Sum", "Concat"})
 
 
 def box_head(case: Case) -> Evidence | None:
     """A Concat at an output of the graph puts boxes and scores, or the like, on one grid."""
     for node in case.nodes:
-        if node.op_type != "Concat" or not _is_at_output(node.outputs[0]):
-            continue
         joined = case.network.facts.get(str(node.outputs[0].name))
-        found = _unequal(case, node) or _populations(joined)
-        steps = joined.steps(found[1]) if joined is not None and found is not None else None
-        if joined is None or found is None or steps is None or steps >= FEW_STEPS:
+        if node.op_type != "Concat" or joined is None or not _is_at_output(node.outputs[0]):
             continue
-        large, small = found
-        sources = [origin(value) for value in node.inputs]
-        makers = [str(s.producer().name) for s in sources if s is not None and s.producer() is not None]  # type: ignore[union-attr]
-        groups = [case.network.owners[name].name for name in makers if name in case.network.owners]
-        precision, _ = case.lifted("activations")
+        large, small = _unequal(case, node) or _populations(joined) or (0.0, 0.0)
+        steps = joined.steps(small)
+        if not small or steps is None or steps >= HEAD_STEPS:
+            continue
+        makers = [maker for value in node.inputs if (maker := case.network.maker(value)) is not None]
         return Evidence(
             joined.name,
             f"Concat {str(node.name)!r} at the output puts values up to {number(large)} and values up to "
             f"{number(small)} on one grid (boxes and scores, as a rule): the small ones keep {steps:.0f} of "
-            f"{(1 << (joined.bits or 0)) - 1} steps{case.outlook('activations')}.",
-            lift_lines([case.group.name, *groups], precision),
+            f"{joined.grid_steps} steps{case.outlook('activations')}.",
+            lift_lines([case.group.name, *makers], case.lifted("activations")[0]),
             {"large": large, "small": small, "ratio": large / small, "steps": steps},
         )
     return None
@@ -43,29 +41,33 @@ def box_head(case: Case) -> Evidence | None:
 def unequal_add(case: Case) -> Evidence | None:
     """The inputs of an Add, Sub or Concat have very different ranges: the small one gets few steps of the output."""
     for node in case.nodes:
-        if node.op_type not in (*_ADDING, "Concat"):
+        found = _unequal(case, node) if node.op_type in _JOINING else None
+        result = _result(case, node)
+        if found is None or result is None:
             continue
-        result = case.network.grid(str(node.outputs[0].name))
-        follower = result is None and next(iter(node.outputs[0].uses()), None)
-        if follower and case.network.owners.get(str(follower.node.name)) is case.group:
-            result = case.network.grid(str(follower.node.outputs[0].name))  # an Add and its Relu have one grid
-        found = _unequal(case, node)
-        if found is None or result is None or result.scale.size != 1:
-            continue
-        large, small = found
-        names = {fact.absmax: fact.name for fact in _inputs(case, node)}
-        steps = 2 * small / float(result.scale.reshape(()))
-        if steps >= FEW_STEPS:
+        (large, small), names = found, {fact.absmax: fact.name for fact in _inputs(case, node)}
+        steps = result.steps(small)
+        if steps is None or steps >= FEW_STEPS:
             continue
         return Evidence(
-            str(node.outputs[0].name),
+            result.name,
             f"{node.op_type} {str(node.name)!r} joins {names[large]!r}, which reaches {number(large)}, and "
             f"{names[small]!r}, which reaches {number(small)}, on one grid: the small branch keeps {steps:.0f} of its "
-            f"{result.spec.qmax - result.spec.qmin} steps{case.outlook('activations')}.",
-            case.lift("activations"),
+            f"{result.grid_steps} steps{case.outlook('activations')}.",
+            case.lift_around(result.name),
             {"large": large, "small": small, "ratio": large / small, "steps": steps},
         )
     return None
+
+
+def _result(case: Case, node: ir.Node) -> TensorFact | None:
+    """Return the fact of what a node makes on a grid: of an Add with its Relu that is what the Relu gives."""
+    value = node.outputs[0]
+    fact = case.network.facts.get(str(value.name))
+    follower = next((use.node for use in value.uses()), None)
+    if fact is None and follower is not None and str(follower.name) in case.group.nodes:
+        return case.network.facts.get(str(follower.outputs[0].name))
+    return fact
 
 
 def _unequal(case: Case, node: ir.Node) -> tuple[float, float] | None:
@@ -85,10 +87,8 @@ def _inputs(case: Case, node: ir.Node) -> Iterator[TensorFact]:
                 yield fact
 
 
-def _populations(fact: TensorFact | None) -> tuple[float, float] | None:
-    """Return (smallest of the large, largest of the small) channel maximum where a wide gap parts the channels."""
-    if fact is None:
-        return None
+def _populations(fact: TensorFact) -> tuple[float, float] | None:
+    """Return the maximum of the large and of the small channels where a wide gap parts them."""
     reach: F64 = np.sort(fact.channel_absmax)
     reach = reach[reach > DEAD_SHARE * reach.max(initial=0.0)]
     if len(reach) < 2:

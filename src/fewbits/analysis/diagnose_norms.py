@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from fewbits.analysis.diagnose_case import Case, Evidence, lift_lines, names_of, number
+from fewbits.analysis.diagnose_case import Case, Evidence, lift_lines, names_of, number, widened
 from fewbits.graph.topology import constant
 
 
@@ -52,13 +52,13 @@ def unfused_normalization(case: Case) -> Evidence | None:
                 f"{number(figures['step'])}, and its squares reach {number(figures['largest_square'])}."
             )
         groups = dict.fromkeys(network.owners[str(n.name)].name for n in pieces if str(n.name) in network.owners)
-        tensor = str(found.source.name)
+        tensor, wider = str(found.source.name), widened(network.precision, "activations")
         return Evidence(
             tensor,
             f"A {found.operator} of {tensor!r} is written out in {names_of(found.nodes)}, and each is quantized by "
             f"itself.{least}",
             f"export with opset {found.opset} or newer so that it stays one {found.operator}, or keep the pieces in "
-            f"fp16: {lift_lines(groups, 'fp16')}",
+            f"{wider}: {lift_lines(groups, wider)}",
             figures,
             key=str(found.nodes[0].name),
         )

@@ -1,19 +1,16 @@
-"""Rules of the diagnosis that rest on the range of one tensor: channels, tails, a sample, a mask."""
-
-from collections.abc import Sequence
+"""Rules of the diagnosis that rest on the range of one tensor: a sample, a mask, a tail."""
 
 import numpy as np
 
-from fewbits.analysis.diagnose_case import FEW_STEPS, Case, Evidence, number, span_codes
+from fewbits.analysis.diagnose_case import FEW_STEPS, Case, Evidence, number
 from fewbits.analysis.tensors import TensorFact
 from fewbits.graph.topology import constant
-from fewbits.spec.dtypes import PerTensor
 
 LONE_SAMPLE_RATIO = 5.0
 """Above this multiple of the second sample's maximum the first one stands alone ..."""
 HIGH_SAMPLE_RATIO = 8.0
-"""... or above this one of the median sample's, if it is also `CLEAR_SAMPLE_RATIO` above the second."""
-CLEAR_SAMPLE_RATIO = 2.0
+"""... or above this one of the median sample's, if it is also twice the second and stands out in an input as well: deep
+in a network a rare feature alone may go as high."""
 FEWEST_SAMPLES = 4
 """Of fewer samples none can be called an outlier."""
 MASK_VALUE = -1e4
@@ -26,49 +23,63 @@ _UPSTREAM = 8  # nodes looked through for the constant behind a mask
 
 def outlier_sample(case: Case) -> Evidence | None:
     """One calibration sample reaches far beyond all others."""
+    inputs = [case.network.facts.get(str(value.name)) for value in case.network.graph.inputs]
+    sources = {_highest(fact)[0]: fact.name for fact in inputs if fact is not None and _is_high(fact)}
+    looked = case.network.facts.samples
     for fact in case.activation_facts():
-        found = _lone_sample(fact.sample_absmax)
-        if found is not None:
-            return _sample_evidence(case, fact, *found)
-        seen = max(fact.sample_absmax, default=0.0)
-        looked = case.network.facts.samples
-        if len(fact.sample_absmax) >= FEWEST_SAMPLES and 0 < LONE_SAMPLE_RATIO * seen < fact.absmax:
+        if len(fact.sample_absmax) < FEWEST_SAMPLES:
+            continue
+        index, top, second = _highest(fact)
+        if second > 0 and (top > LONE_SAMPLE_RATIO * second or (_is_high(fact) and index in sources)):
+            return _sample_evidence(fact, index, second, sources.get(index, ""))
+        if 0 < LONE_SAMPLE_RATIO * top < fact.absmax:
             return Evidence(
                 fact.name,
                 f"A calibration sample after the first {looked} reaches {number(fact.absmax)} in {fact.name!r}, and "
-                f"none of the first {looked} more than {number(seen)}: the grid is made for it.",
-                "--ranges percentile:99.99, or find that sample and take it out of the calibration data",
-                {"absmax": fact.absmax, "absmax_of_looked_at": seen, "ratio": fact.absmax / seen},
+                f"none of the first {looked} more than {number(top)}: one sample stretches the grid of all.",
+                f"find that sample and take it out of the calibration data{_clipped_away(fact, top)}",
+                {"absmax": fact.absmax, "second": top, "ratio": fact.absmax / top},
                 key="a later sample",
             )
     return None
 
 
-def _lone_sample(absmax: Sequence[float]) -> tuple[int, float, float] | None:
-    """Return (index, second largest, median) where one sample stands alone."""
-    if len(absmax) < FEWEST_SAMPLES:
-        return None
-    values = np.array(absmax)
-    top, second, median = float(values.max()), float(np.sort(values)[-2]), float(np.median(values))
-    is_alone = top > LONE_SAMPLE_RATIO * second or top > max(HIGH_SAMPLE_RATIO * median, CLEAR_SAMPLE_RATIO * second)
-    return (int(values.argmax()), second, median) if median > 0 and is_alone else None
+def _highest(fact: TensorFact) -> tuple[int, float, float]:
+    """Return (index, absolute maximum) of the highest sample, and the absolute maximum of the second."""
+    second, top = np.sort(np.array([0.0, 0.0, *fact.sample_absmax]))[-2:]
+    return (int(np.argmax(fact.sample_absmax)) if fact.sample_absmax else -1), float(top), float(second)
 
 
-def _sample_evidence(case: Case, fact: TensorFact, index: int, second: float, median: float) -> Evidence:
-    top = fact.sample_absmax[index]
-    fed = [str(v.name) for v in case.network.graph.inputs]
-    high = [
-        n for n in fed if (f := case.network.facts.get(n)) and (s := _lone_sample(f.sample_absmax)) and s[0] == index
-    ]
-    source = f" It already stands out in the input {high[0]!r}." if high and high[0] != fact.name else ""
+def _is_high(fact: TensorFact) -> bool:
+    """Whether the highest sample is far above the median one, and clearly above the second."""
+    _, top, second = _highest(fact)
+    median = float(np.median(fact.sample_absmax)) if len(fact.sample_absmax) >= FEWEST_SAMPLES else 0.0
+    return median > 0 and top > max(HIGH_SAMPLE_RATIO * median, 2 * second)
+
+
+def _sample_evidence(fact: TensorFact, index: int, second: float, source: str) -> Evidence:
+    top, median = fact.sample_absmax[index], float(np.median(fact.sample_absmax))
+    fed = f" It already stands out in the input {source!r}." if source and source != fact.name else ""
     return Evidence(
         fact.name,
         f"Calibration sample {index} (counted from 0) reaches {number(top)} in {fact.name!r}, the next one "
-        f"{number(second)} and the median one {number(median)}: one sample stretches the grid of all.{source}",
-        f"take sample {index} out of the calibration data, or clip it away with --ranges percentile:99.9",
+        f"{number(second)} and the median one {number(median)}: one sample stretches the grid of all.{fed}",
+        f"take sample {index} out of the calibration data{_clipped_away(fact, second)}",
         {"sample": float(index), "absmax": top, "second": second, "median": median, "ratio": top / second},
         key=f"sample {index}",
     )
+
+
+def _clipped_away(fact: TensorFact, second: float) -> str:
+    """Return the percentile that cuts off what lies beyond `second`, as an alternative; empty if that is over 1 %."""
+    if fact.histogram is None:
+        return ""
+    first, width, counts = fact.histogram
+    edges = first + width * np.arange(len(counts) + 1)
+    beyond = (edges[:-1] >= second) | (edges[1:] <= -second)
+    share = np.array(counts)[beyond].sum() / max(sum(counts), 1)
+    percent = next((p for p in (99.99, 99.9, 99.0) if 2 * share <= 1 - p / 100), None)  # half of it at each end
+    return f", or --ranges percentile:{percent:g}" if percent is not None else ""
 
 
 def mask(case: Case) -> Evidence | None:
@@ -118,89 +129,42 @@ def _codes(steps: float) -> str:
     return "one code" if steps < 1 else f"{steps:.0f} steps"
 
 
-def weight_channels(case: Case) -> Evidence | None:
-    """One channel of a weight is far wider than the others under one scale."""
-    for node, fact, grid in case.weight_facts():
-        if not isinstance(grid.spec.granularity, PerTensor) or not fact.outlier_channels:
-            continue
-        channel, ratio = fact.outlier_channels[0]
-        steps = 2 * fact.channel_median / float(grid.scale.reshape(()))
-        if steps >= FEW_STEPS:
-            continue
-        return Evidence(
-            fact.name,
-            f"{_channel_sentence(fact, steps, span_codes(grid))} {node.op_type} {str(node.name)!r} has one scale for "
-            f"its whole weight here{case.outlook('weights')}.",
-            case.lift("weights"),
-            {"channel": float(channel), "ratio": ratio, "median": fact.channel_median, "steps": steps},
-        )
-    return None
+def long_tail(case: Case) -> Evidence | None:
+    """The grid errs by a tail, one way or the other: it cuts it off, or is stretched by it; the longest is named."""
+    found = [e for fact in case.activation_facts() for e in (_cut_off(case, fact), _stretched(case, fact)) if e]
+    return max(found, key=lambda evidence: evidence.figures["ratio"], default=None)
 
 
-def activation_channels(case: Case) -> Evidence | None:
-    """One channel of an activation is far wider than the others."""
-    for fact in case.activation_facts():
-        steps = fact.steps(fact.channel_median)
-        if not fact.outlier_channels or steps is None or steps >= FEW_STEPS:
-            continue
-        channel, ratio = fact.outlier_channels[0]
-        return Evidence(
-            fact.name,
-            f"{_channel_sentence(fact, steps, (1 << (fact.bits or 0)) - 1)} An activation has one scale"
-            f"{case.outlook('activations')}.",
-            case.lift("activations"),
-            {"channel": float(channel), "ratio": ratio, "median": fact.channel_median, "steps": steps},
-        )
-    return None
-
-
-def _channel_sentence(fact: TensorFact, steps: float, codes: int) -> str:
-    channel, ratio = fact.outlier_channels[0]
-    more = len(fact.outlier_channels) - 1
-    others = f" ({more} more stand out)" if more else ""
-    return (
-        f"Channel {channel} of {fact.name!r} reaches {number(ratio * fact.channel_median)}{others}, the median channel "
-        f"{number(fact.channel_median)}, {number(ratio)} times less: under one scale the others keep {_left(steps)} of "
-        f"{codes} steps."
+def _cut_off(case: Case, fact: TensorFact) -> Evidence | None:
+    """The grid holds less than half of the range, and most of its error is what it cuts off."""
+    low, high, clipping = fact.clip_low or 0.0, fact.clip_high or 0.0, fact.clipping or 0.0
+    if 2 * (high - low) >= fact.width or clipping <= 0.5:
+        return None
+    is_mended = case.lifted("activations")[1] is not None  # ranges that clip by a percentile clip wide grids as well
+    return Evidence(
+        fact.name,
+        f"{fact.name!r} reaches from {number(fact.low)} to {number(fact.high)}, and its grid only from {number(low)} "
+        f"to {number(high)}: {100 * clipping:.0f} % of its error is clipping{case.outlook('activations')}.",
+        "--ranges minmax" + (f", or {case.lift_around(fact.name)}" if is_mended else ""),
+        {"range": fact.width, "kept": high - low, "ratio": fact.width / (high - low), "clipping": clipping},
     )
 
 
-def _left(steps: float) -> str:
-    return f"{steps:.0f}" if steps >= 1 else "less than 1"
-
-
-def long_tail(case: Case) -> Evidence | None:
-    """The range is much wider than nearly all values need, and the chosen grid errs by it, one way or the other."""
-    for fact in case.activation_facts():
-        whole = max(fact.high, 0.0) - min(fact.low, 0.0)
-        tails = [w for w in fact.within if whole > TAIL_RATIO * (w[2] - w[1]) > 0]
-        if tails and (found := _tail_evidence(case, fact, tails[0])) is not None:
-            return found
-    return None
-
-
-def _tail_evidence(case: Case, fact: TensorFact, bulk: tuple[float, float, float]) -> Evidence | None:
-    """Return what a tail does beyond `bulk` (percent, low, high): the grid cuts it off, or is stretched by it."""
-    (percent, low, high), clipping = bulk, fact.clipping or 0.0
-    ends, scale = (fact.clip_low or 0.0, fact.clip_high or 0.0), fact.scale or 1.0
-    steps, whole = (high - low) / scale, max(fact.high, 0.0) - min(fact.low, 0.0)
-    is_cut_off = ends[1] - ends[0] < whole / 2
-    if is_cut_off and clipping > 0.5:
-        cut = f"the grid ends at {number(ends[0])} and {number(ends[1])}"
-        effect = f"{cut}: {100 * clipping:.0f} % of its error is clipping"
-        option = "--ranges minmax"
-    elif not is_cut_off and steps < 2 * FEW_STEPS:
-        effect = f"not clipped, they leave {steps:.0f} of {(1 << (fact.bits or 0)) - 1} steps to all others"
-        option = f"--ranges percentile:{percent:g}"
-    else:
+def _stretched(case: Case, fact: TensorFact) -> Evidence | None:
+    """Nearly all values lie in a small part of the range, and the grid holds all of it."""
+    tails = [(p, low, high) for p, low, high in fact.within if fact.width > TAIL_RATIO * (high - low) > 0]
+    kept = (fact.clip_high or 0.0) - (fact.clip_low or 0.0)
+    if not tails or 2 * kept < fact.width:
+        return None
+    percent, low, high = tails[0]
+    steps = (high - low) / (fact.scale or 1.0)
+    if steps >= fact.grid_steps / TAIL_RATIO or steps >= 2 * FEW_STEPS:
         return None
     return Evidence(
         fact.name,
-        f"{percent:g} % of the values of {fact.name!r} lie from {number(low)} to {number(high)}, the rest reach from "
-        f"{number(fact.low)} to {number(fact.high)}; {effect}{case.outlook('activations')}.",
-        f"{option}, or {case.lift('activations')}",
-        {
-            "percent": percent, "bulk": high - low, "range": whole, "ratio": whole / (high - low), "steps": steps,
-            "kept": ends[1] - ends[0], "clipping": clipping,
-        },
-    )  # fmt: skip
+        f"{percent:g} % of the values of {fact.name!r} lie from {number(low)} to {number(high)}, and the rest reach "
+        f"from {number(fact.low)} to {number(fact.high)}: not clipped, they leave {steps:.0f} of {fact.grid_steps} "
+        f"steps to all others{case.outlook('activations')}.",
+        f"--ranges percentile:{percent:g}, or {case.lift_around(fact.name)}",
+        {"percent": percent, "range": fact.width, "kept": kept, "ratio": fact.width / (high - low), "steps": steps},
+    )

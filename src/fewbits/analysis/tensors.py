@@ -106,10 +106,20 @@ class TensorFact:
         return max(abs(self.low), abs(self.high))
 
     @property
+    def width(self) -> float:
+        """Length of the range that was observed, zero included."""
+        return max(self.high, 0.0) - min(self.low, 0.0)
+
+    @property
     def channel_absmax(self) -> F64:
         """Greatest magnitude of each listed channel, [channels]."""
         ends = np.array([self.channel_low, self.channel_high], np.float64)
         return np.asarray(np.abs(ends).max(axis=0))
+
+    @property
+    def grid_steps(self) -> int:
+        """Steps between the lowest and the highest code: 255 for 8 bits; 0 without a grid."""
+        return (1 << self.bits) - 1 if self.bits is not None else 0
 
     def steps(self, magnitude: float) -> float | None:
         """Return how many steps of the grid values of this magnitude span; None without a grid of one scale."""

@@ -97,15 +97,13 @@ class Probed:
 
     def project(self, index: int, change: torch.Tensor) -> torch.Tensor:
         """Return g . change for every sample and probe, float64 [samples, probes]."""
-        change = _in_memory_order(change)
-        found = torch.zeros(self.samples, max(len(self.gradients.get(index, ())), 1), dtype=torch.float64)
-        for turn, gradient in enumerate(self.gradients.get(index, ())):
-            rows = _in_memory_order(gradient)
-            if self.samples == 1:
-                found[0, turn] = torch.dot(rows.reshape(-1), change.reshape(-1))
-                continue
+        gradients = self.gradients.get(index, ())
+        found = torch.zeros(self.samples, max(len(gradients), 1), dtype=torch.float64)
+        right = _in_memory_order(change).reshape(self.samples, -1)
+        for turn, gradient in enumerate(gradients):
+            left = _in_memory_order(gradient).reshape(self.samples, -1)
             for sample in range(self.samples):
-                found[sample, turn] = torch.dot(rows[sample].reshape(-1), change[sample].reshape(-1))
+                found[sample, turn] = torch.dot(left[sample], right[sample])
         return found
 
 

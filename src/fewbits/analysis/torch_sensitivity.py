@@ -240,7 +240,7 @@ class _Projections:
         kind: object = "fp16" if key is None else _grid_of(candidate.encodings[key])
         if (index, kind) not in self.known:
             value = self.probed.record.tensors[index].detach()
-            rounded = as_half(value) if key is None else self.deltas.rounded(value, candidate.encodings[key])
+            rounded = as_half(value) if key is None else _Deltas.rounded(value, candidate.encodings[key])
             self.known[index, kind] = self.probed.project(index, rounded.sub_(value)).numpy()
         return self.known[index, kind]
 
@@ -301,15 +301,15 @@ class _Deltas:
             return value if stored is None else torch.from_numpy(np.array(stored)).reshape(value.shape).to(value.device)
         return self.rounded(value, candidate.encodings[key])
 
-    def rounded(self, value: torch.Tensor, encoding: Encoding) -> torch.Tensor:
-        """Return `value` on a grid; ties may fall either way, which no noise figure notices."""
-        spec = encoding.spec
-        if isinstance(spec.granularity, PerTensor) and spec.bits <= 16:
-            return torch.fake_quantize_per_tensor_affine(
-                value, float(encoding.scale), int(encoding.zero_point), spec.qmin, spec.qmax
-            )
-        found: torch.Tensor = FakeQuantizer(encoding, tuple(value.shape)).to(value.device)(value)
-        return found
+    @staticmethod
+    def rounded(value: torch.Tensor, encoding: Encoding) -> torch.Tensor:
+        """Return `value` on a grid, in a tensor of its own."""
+        if not isinstance(encoding.spec.granularity, PerTensor):
+            found: torch.Tensor = FakeQuantizer(encoding, tuple(value.shape)).to(value.device)(value)
+            return found
+        scale, zero_point = float(encoding.scale), int(encoding.zero_point)
+        steps = torch.div(value, scale).round_()
+        return steps.clamp_(encoding.spec.qmin - zero_point, encoding.spec.qmax - zero_point).mul_(scale)
 
 
 def _grid_of(encoding: Encoding) -> tuple[object, ...]:

@@ -86,8 +86,20 @@ def _seen(calibration: Calibration, quantized: Quantized) -> dict[str, str]:
         if value.is_graph_output() and value.producer() is not None:
             found[name] = name
         elif seen is not None:
-            found[name] = str(seen.name)
+            found[name] = str(_unconverted(seen).name)
     return found
+
+
+def _unconverted(value: ir.Value) -> ir.Value:
+    """Return a dequantized value as it was before it was converted to the width of its reader."""
+    while (dequantize := value.producer()) is not None and dequantize.op_type == "DequantizeLinear":
+        quantize = dequantize.inputs[0].producer() if dequantize.inputs[0] is not None else None
+        source = quantize.inputs[0] if quantize is not None else None
+        above = source.producer() if source is not None else None
+        if source is None or above is None or above.op_type != "DequantizeLinear":
+            break
+        value = source
+    return value
 
 
 def _owners(calibration: Calibration) -> dict[str, str]:
