@@ -16,7 +16,7 @@ import pipeline
 import record
 from fewbits.analysis.sensitivity import Sensitivity
 from fewbits.runtime.session import RunOptions
-from fewbits.workflow.sensitivity import PROBES, one_pass
+from fewbits.workflow.sensitivity import one_pass
 from networks import NETWORKS, Network
 from run_peer import run_peer
 
@@ -31,11 +31,11 @@ def main() -> None:
     parser = record.parser(__doc__ or "")
     parser.add_argument("--networks", nargs="*", choices=sorted(NETWORKS), default=COMPARED)
     parser.add_argument("--samples", type=int, default=64)
-    parser.add_argument("--probes", type=int, default=PROBES)
+    parser.add_argument("--probes", type=int, help="per sample; left out: as the verb chooses")
     parser.add_argument("--target", default=pipeline.TARGET)
     parser.add_argument("--aimet", nargs="*", choices=sorted(NETWORKS), default=["mobilenetv2"])
     args = parser.parse_args()
-    found = record.start(f"sensitivity: {args.samples} samples, {args.probes} probes, target {args.target}")
+    found = record.start(f"sensitivity: {args.samples} samples, {args.probes or 'chosen'} probes, target {args.target}")
     record.save("sensitivity", args, found, {name: compare(NETWORKS[name], args) for name in args.networks})
 
 
@@ -54,11 +54,16 @@ def compare(network: Network, args: Namespace) -> dict[str, Any]:
     slow = fewbits.brute_force(calibration, made, samples=args.samples)
     slow_s = time.perf_counter() - begin
     result: dict[str, Any] = {
-        "groups": len(quick.groups), "one_pass_s": quick_s, "brute_force_s": slow_s, "times_faster": slow_s / quick_s
-    }  # fmt: skip
+        "groups": len(quick.groups),
+        "samples": quick.samples,
+        "probes": quick.probes,
+        "one_pass_s": quick_s,
+        "brute_force_s": slow_s,
+        "times_faster": slow_s / quick_s,
+    }
     met = record.verdict(slow_s / quick_s >= FASTER) if network.name == "mobilenetv2" else "-"
-    print(f"{network.name}: {len(quick.groups)} groups; one pass {quick_s:.1f} s, brute force {slow_s:.1f} s, "
-          f"{slow_s / quick_s:.1f} x ({met})")  # fmt: skip
+    print(f"{network.name}: {len(quick.groups)} groups, {quick.samples} x {quick.probes} projections; one pass "
+          f"{quick_s:.1f} s, brute force {slow_s:.1f} s, {slow_s / quick_s:.1f} x ({met})", flush=True)  # fmt: skip
     if network.name in args.aimet:
         result["aimet"] = peer(network.name, args, quick_s)
     for precision in PRECISIONS:

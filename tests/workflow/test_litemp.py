@@ -234,7 +234,7 @@ def test_without_torch_the_other_ranking_is_named(tiny, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(module, "open_subject", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'fewbits\[torch\]', or measure by brute force"):
-        litemp(tiny.model, data=tiny.calib)
+        litemp(tiny.model, data=tiny.calib, ranking="one-pass")
 
 
 @pytest.mark.parametrize(

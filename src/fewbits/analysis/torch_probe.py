@@ -99,17 +99,18 @@ class Probed:
         """Return g . change for every sample and probe, float64 [samples, probes]."""
         gradients = self.gradients.get(index, ())
         found = torch.zeros(self.samples, max(len(gradients), 1), dtype=torch.float64)
-        right = _in_memory_order(change).reshape(self.samples, -1)
+        axes = _memory_order(change)  # one order for both, whatever the strides of the gradients
+        right = change.permute(axes).reshape(self.samples, -1)
         for turn, gradient in enumerate(gradients):
-            left = _in_memory_order(gradient).reshape(self.samples, -1)
+            left = gradient.permute(axes).reshape(self.samples, -1)
             for sample in range(self.samples):
                 found[sample, turn] = torch.dot(left[sample], right[sample])
         return found
 
 
-def _in_memory_order(value: torch.Tensor) -> torch.Tensor:
-    """Return a view whose elements follow each other in memory: channels-last tensors flatten without a copy."""
-    return value.permute(0, 2, 3, 1) if value.ndim == 4 and not value.is_contiguous() else value
+def _memory_order(value: torch.Tensor) -> tuple[int, ...]:
+    """Return the axes in the order of memory, so that channels-last tensors flatten without a copy."""
+    return (0, 2, 3, 1) if value.ndim == 4 and not value.is_contiguous() else tuple(range(value.ndim))
 
 
 def probe(

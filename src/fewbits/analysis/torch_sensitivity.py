@@ -8,7 +8,7 @@ Source: Hutchinson's estimator of d' J' W J d; first order in d, so it says litt
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,36 +19,23 @@ import torch
 
 from fewbits.analysis.locations import Edge, Locations, locate, read_anew, written_anew
 from fewbits.analysis.sensitivity import PARTS, Part
-from fewbits.analysis.torch_probe import OutputWeights, Probed, Recorder, probe
+from fewbits.analysis.torch_deltas import Candidate, Deltas, grid_of
+from fewbits.analysis.torch_probe import Probed, Recorder, probe
 from fewbits.errors import SpecError
 from fewbits.numerics.channel_error import ChannelError
 from fewbits.quantization.groups import Group
+from fewbits.quantization.observe import seen_by_softmax
 from fewbits.runtime.torch_graph import TorchGraph, feeds_to_torch
-from fewbits.runtime.torch_quantize import FakeQuantizer, as_half
-from fewbits.spec.dtypes import PerTensor
-from fewbits.spec.encodings import Encoding
+from fewbits.runtime.torch_quantize import as_half
 from fewbits.spec.plan import Plan, Role
 from fewbits.spec.precision import FP16
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
-    """One precision of the whole network.
-
-    Attributes:
-        precision: its name.
-        plan: the grids.
-        encodings: grid key -> encoding.
-        biases: bias grid key -> float values stored there.
-    """
-
-    precision: str
-    plan: Plan
-    encodings: Mapping[str, Encoding]
-    biases: Mapping[str, F32]
+_TRAINED = frozenset({Role.WEIGHT, Role.BIAS})
+_CONSTANTS = frozenset({Role.CONSTANT})
+"""They have the width of activations, with which they are added or multiplied, and count with them."""
 
 
 def module_of(model: ir.Model, device: str) -> TorchGraph:
@@ -78,25 +65,21 @@ def threads(count: int) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _ChannelWeights:
-    """The error of `ChannelError` as weights of squared errors."""
+    """The error of `ChannelError` as weights of squared errors: their mean over `samples` is that error."""
 
     outputs: Mapping[str, ChannelError]
+    samples: int
 
-    def of(self, samples: int) -> OutputWeights:
-        """Return the weights for batches of `samples`; their sum over a sample is the mean over channels."""
-
-        def weights(name: str, value: torch.Tensor) -> torch.Tensor:
-            error = self.outputs[name]
-            assert error.variance is not None
-            layout = [1] * value.ndim
-            if value.ndim > 1 and error.axis is not None and value.shape[error.axis] == len(error.variance):
-                layout[error.axis] = len(error.variance)
-                variance = torch.from_numpy(error.variance).reshape(layout).to(value)
-            else:  # one channel, or channels of changing number
-                variance = value.new_full(layout, float(error.variance.mean()))
-            return samples / (len(self.outputs) * max(value.numel(), 1) * variance)
-
-        return weights
+    def __call__(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """Return the weights of one output's elements, broadcastable to it."""
+        error = self.outputs[name]
+        variance, layout = error.variance, [1] * value.ndim
+        assert variance is not None
+        scaled = self.samples / (len(self.outputs) * len(variance) * error.count * variance)
+        if value.ndim > 1 and error.axis is not None and value.shape[error.axis] == len(variance):
+            layout[error.axis] = len(variance)
+            return torch.from_numpy(scaled).reshape(layout).to(value)
+        return value.new_full(layout, float(scaled.mean()))  # one channel, or channels of changing number
 
 
 @dataclass
@@ -106,6 +89,7 @@ class _Places:
     edges: dict[Edge, str | None]
     outputs: dict[str, str | None]
     layers: tuple[str, ...]
+    joins: tuple[str, ...]
 
 
 class OnePass:
@@ -117,6 +101,7 @@ class OnePass:
         groups: whose error is wanted.
         candidates: the precisions.
         outputs: the outputs whose error counts, with the variance of their channels: the error is `ChannelError`'s.
+        samples: that the variance was taken over, and that will be added.
         probes: random projections per sample.
         seed: of the projections.
     """
@@ -129,12 +114,13 @@ class OnePass:
         candidates: Sequence[Candidate],
         *,
         outputs: Mapping[str, ChannelError],
+        samples: int,
         probes: int,
         seed: int = 0,
     ) -> None:
         self._module = module.requires_grad_(False)
         self._candidates = tuple(candidates)
-        self._outputs, self._weights, self._probes = tuple(outputs), _ChannelWeights(outputs), probes
+        self._outputs, self._weights, self._probes = tuple(outputs), _ChannelWeights(outputs, samples), probes
         self._generator = torch.Generator().manual_seed(seed)
         self._groups = locate(graph, groups)
         self._places = {
@@ -143,21 +129,25 @@ class OnePass:
         uses = Counter(str(v.name) for node in graph for v in node.inputs if v is not None)
         uses.update(str(v.name) for v in graph.outputs)
         self._shared = frozenset(name for name, n in uses.items() if n > 1)
-        self._deltas = _Deltas(self._candidates, module)
+        self._deltas = Deltas(self._candidates, module)
+        self._softmax = _read_by_softmax(graph)
         self._sums: dict[tuple[str, str, Part], list[F64]] = {}
+
+    def counts_samples(self, feeds: Mapping[str, npt.NDArray[np.generic]], samples: int) -> bool:
+        """Whether the first axis of every tensor is as long as there are samples.
+
+        Asked for one sample besides the whole batch, it tells batches from an axis that is by chance as long.
+        """
+        record = self._recorder()
+        with torch.no_grad():
+            self._module(feeds_to_torch(feeds, self._module.device), record)
+        return Probed(record, {}, samples).is_by_sample
 
     def add(self, feeds: Mapping[str, npt.NDArray[np.generic]], samples: int) -> bool:
         """Take one batch in; False, and nothing is taken, where the first axis of a tensor does not count samples."""
-        places = self._places.values()
-        record = Recorder(
-            frozenset(edge for p in places for edge in p.edges),
-            frozenset(name for p in places for name in p.outputs),
-            frozenset(name for p in places for name in p.layers),
-            self._shared,
-        )
         probed = probe(
-            self._module, feeds_to_torch(feeds, self._module.device), record, samples=samples, probes=self._probes,
-            outputs=self._outputs, weights=self._weights.of(samples), generator=self._generator,
+            self._module, feeds_to_torch(feeds, self._module.device), self._recorder(), samples=samples,
+            probes=self._probes, outputs=self._outputs, weights=self._weights, generator=self._generator,
         )  # fmt: skip
         if samples > 1 and not probed.is_by_sample:
             return False
@@ -165,14 +155,25 @@ class OnePass:
             self._project(probed)
         return True
 
+    def _recorder(self) -> Recorder:
+        places = self._places.values()
+        return Recorder(
+            frozenset(edge for p in places for edge in p.edges),
+            frozenset(name for p in places for name in p.outputs),
+            frozenset(name for p in places for name in (*p.layers, *p.joins)),
+            self._shared,
+        )
+
     def _project(self, probed: Probed) -> None:
-        seen = _Projections(probed, self._deltas)
+        seen = _Projections(probed, self._deltas, self._softmax)
         for candidate in self._candidates:
             for place in self._groups:
                 mine = self._places[candidate.precision, place.group.name]
-                weights = sum((seen.layer(candidate, name) for name in mine.layers), seen.nothing)
-                data = sum((seen.edge(candidate, edge, key) for edge, key in mine.edges.items()), seen.nothing)
+                weights = sum((seen.layer(candidate, name, _TRAINED) for name in mine.layers), seen.nothing)
+                data = sum((seen.layer(candidate, name, _CONSTANTS) for name in mine.layers), seen.nothing)
+                data = sum((seen.edge(candidate, edge, key) for edge, key in mine.edges.items()), data)
                 data = sum((seen.output(candidate, name, key) for name, key in mine.outputs.items()), data)
+                data = sum((seen.join(candidate, name) for name in mine.joins), data)
                 for part, projection in zip(PARTS, (weights + data, weights, data), strict=True):
                     key = (place.group.name, candidate.precision, part)
                     self._sums.setdefault(key, []).append((projection**2).mean(axis=1))
@@ -180,6 +181,16 @@ class OnePass:
     def estimates(self) -> dict[tuple[str, str, Part], tuple[float, float]]:
         """Return (group, precision, part) -> (relative output error, its relative standard deviation)."""
         return {key: _mean(np.concatenate(values)) for key, values in self._sums.items()}
+
+
+def _read_by_softmax(graph: ir.Graph) -> dict[str, tuple[Edge, int]]:
+    """Return tensors that nothing but a Softmax reads -> (its edge, its axis)."""
+    found = {}
+    for node in graph:
+        source = node.inputs[0] if node.op_type == "Softmax" else None
+        if source is not None and len(list(source.uses())) == 1 and not source.is_graph_output():
+            found[str(source.name)] = ((str(node.name), 0), node.attributes.get_int("axis", -1))
+    return found
 
 
 def _mean(values: F64) -> tuple[float, float]:
@@ -197,7 +208,15 @@ def _places(graph: ir.Graph, plan: Plan, place: Locations) -> _Places:
     if half:
         outputs.update(dict.fromkeys(place.outputs))
     gridded = {name for name, _ in plan.inputs}
-    return _Places(edges, outputs, tuple(name for name in place.layers if name in half or name in gridded))
+    nodes = {str(node.name): node for node in graph if str(node.name) in place.group.nodes}
+    joins = tuple(n for n, node in nodes.items() if node.op_type == "Concat" and n in gridded and n not in half)
+    joined = {str(value.name) for name in joins for value in nodes[name].outputs}
+    return _Places(
+        {edge: key for edge, key in edges.items() if edge[0] not in joins},
+        {name: key for name, key in outputs.items() if name not in joined},
+        tuple(name for name in place.layers if (name in half or name in gridded) and name not in joins),
+        joins,
+    )
 
 
 @dataclass
@@ -205,7 +224,8 @@ class _Projections:
     """Projections of one batch, each computed once: precisions share grids, and an edge its producer's tensor."""
 
     probed: Probed
-    deltas: "_Deltas"
+    deltas: "Deltas"
+    softmax: Mapping[str, tuple[Edge, int]]
     known: dict[tuple[int, object], F64] = field(default_factory=dict)
 
     @property
@@ -220,14 +240,15 @@ class _Projections:
         index = self.probed.record.at_output.get(name)
         return self.nothing if index is None else self._tensor(candidate, index, key)
 
-    def layer(self, candidate: Candidate, name: str) -> F64:
-        """Project what the candidate's parameters change at the raw output of a layer."""
+    def layer(self, candidate: Candidate, name: str, roles: frozenset[Role]) -> F64:
+        """Project what the candidate's parameters of some roles change at the raw output of a layer."""
         call = self.probed.record.calls.get(name)
-        changed = self.deltas.parameters(candidate, name)
-        if call is None or not changed:
+        parameters = self.deltas.parameters(candidate, name, roles)
+        if call is None or not parameters:
             return self.nothing
         step, inputs, index = call
-        kind = ("layer", name, self.deltas.identity(candidate, name))
+        changed = {position: parameter.value for position, parameter in parameters.items()}
+        kind = ("layer", name, tuple((position, parameter.kind) for position, parameter in parameters.items()))
         if (index, kind) not in self.known:
             given = [changed.get(i, value) for i, value in enumerate(inputs)]
             results = step.operator(step.call, given)
@@ -236,81 +257,38 @@ class _Projections:
             self.known[index, kind] = self.probed.project(index, made - self.probed.record.tensors[index]).numpy()
         return self.known[index, kind]
 
-    def _tensor(self, candidate: Candidate, index: int, key: str | None) -> F64:
-        kind: object = "fp16" if key is None else _grid_of(candidate.encodings[key])
+    def join(self, candidate: Candidate, name: str) -> F64:
+        """Project what a Concat's grids change at its output; what comes in on the output's grid stays as it is."""
+        call = self.probed.record.calls.get(name)
+        if call is None:
+            return self.nothing
+        step, inputs, index = call
+        plan, encodings = candidate.plan, candidate.encodings
+        grids = {i: encodings[key] for i in range(len(inputs)) if (key := plan.inputs.get((name, i))) is not None}
+        out = plan.outputs.get(step.writes[0])
+        kind = ("join", tuple((i, grid_of(e)) for i, e in grids.items()), out and grid_of(encodings[out]))
         if (index, kind) not in self.known:
-            value = self.probed.record.tensors[index].detach()
-            rounded = as_half(value) if key is None else _Deltas.rounded(value, candidate.encodings[key])
-            self.known[index, kind] = self.probed.project(index, rounded.sub_(value)).numpy()
+            given = [Deltas.rounded(v, grids[i]) if v is not None and i in grids else v for i, v in enumerate(inputs)]
+            results = step.operator(step.call, given)
+            made = results[0] if isinstance(results, tuple) else results
+            assert made is not None
+            made = made if out is None else Deltas.rounded(made, encodings[out])
+            self.known[index, kind] = self.probed.project(index, made - self.probed.record.tensors[index]).numpy()
         return self.known[index, kind]
 
+    def _seen(self, index: int) -> torch.Tensor:
+        """Return a tensor as its readers see it: what vanishes in a Softmax does not matter, and is not noise."""
+        record = self.probed.record
+        value = record.tensors[index].detach()
+        for name, (edge, axis) in self.softmax.items():
+            if index in (record.at_output.get(name), record.at_edge.get(edge)):
+                return torch.from_numpy(seen_by_softmax(value.cpu().numpy(), axis)).to(value)
+        return value
 
-class _Deltas:
-    """What candidates make of values and parameters."""
-
-    def __init__(self, candidates: Iterable[Candidate], module: TorchGraph) -> None:
-        self._values = {name: parameter.detach() for name, parameter in module.named_parameters()}
-        self._reads = {step.name: step.reads for step in module.steps}
-        self._by_node: dict[tuple[str, str], dict[int, torch.Tensor]] = {}
-        self._identity: dict[tuple[str, str], tuple[object, ...]] = {}
-        made: dict[object, torch.Tensor] = {}
-        for candidate in candidates:
-            for (node, position), key in candidate.plan.inputs.items():
-                name = self._reads[node][position]
-                if name not in self._values or candidate.plan.grids[key].role is Role.ACTIVATION:
-                    continue
-                kind = (name, self._kind(candidate, key))
-                if kind not in made:
-                    made[kind] = self._parameter(candidate, key, name)
-                self._note(candidate, node, position, kind, made[kind])
-            self._add_halves(candidate, made)
-
-    def _add_halves(self, candidate: Candidate, made: dict[object, torch.Tensor]) -> None:
-        for node, plan in candidate.plan.nodes.items():
-            if plan.precision != FP16:
-                continue
-            for position, name in enumerate(self._reads[node]):
-                if name in self._values and self._values[name].dtype == torch.float32:
-                    kind = (name, "fp16")
-                    made.setdefault(kind, as_half(self._values[name]))
-                    self._note(candidate, node, position, kind, made[kind])
-
-    def _note(self, candidate: Candidate, node: str, position: int, kind: object, value: torch.Tensor) -> None:
-        self._by_node.setdefault((candidate.precision, node), {})[position] = value
-        before = self._identity.get((candidate.precision, node), ())
-        self._identity[candidate.precision, node] = (*before, (position, kind))
-
-    def parameters(self, candidate: Candidate, node: str) -> dict[int, torch.Tensor]:
-        """Return input position -> the parameter as the candidate holds it."""
-        return self._by_node.get((candidate.precision, node), {})
-
-    def identity(self, candidate: Candidate, node: str) -> object:
-        """Return what is equal for candidates that hold a node's parameters alike."""
-        return self._identity[candidate.precision, node]
-
-    def _kind(self, candidate: Candidate, key: str) -> object:
-        if candidate.plan.grids[key].role is Role.BIAS:  # rounding to int32 is far below all other noise
-            stored = candidate.biases.get(key)
-            return None if stored is None else stored.tobytes()
-        return _grid_of(candidate.encodings[key])
-
-    def _parameter(self, candidate: Candidate, key: str, name: str) -> torch.Tensor:
-        value = self._values[name]
-        if candidate.plan.grids[key].role is Role.BIAS:
-            stored = candidate.biases.get(key)
-            return value if stored is None else torch.from_numpy(np.array(stored)).reshape(value.shape).to(value.device)
-        return self.rounded(value, candidate.encodings[key])
-
-    @staticmethod
-    def rounded(value: torch.Tensor, encoding: Encoding) -> torch.Tensor:
-        """Return `value` on a grid, in a tensor of its own."""
-        if not isinstance(encoding.spec.granularity, PerTensor):
-            found: torch.Tensor = FakeQuantizer(encoding, tuple(value.shape)).to(value.device)(value)
-            return found
-        scale, zero_point = float(encoding.scale), int(encoding.zero_point)
-        steps = torch.div(value, scale).round_()
-        return steps.clamp_(encoding.spec.qmin - zero_point, encoding.spec.qmax - zero_point).mul_(scale)
-
-
-def _grid_of(encoding: Encoding) -> tuple[object, ...]:
-    return (encoding.spec, encoding.scale.tobytes(), encoding.zero_point.tobytes())
+    def _tensor(self, candidate: Candidate, index: int, key: str | None) -> F64:
+        kind: object = "fp16" if key is None else grid_of(candidate.encodings[key])
+        if (index, kind) not in self.known:
+            value = self._seen(index)
+            rounded = as_half(value) if key is None else Deltas.rounded(value, candidate.encodings[key])
+            self.known[index, kind] = self.probed.project(index, rounded.sub_(value)).numpy()
+        return self.known[index, kind]

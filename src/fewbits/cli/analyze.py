@@ -38,12 +38,15 @@ _Precisions = Annotated[
 ]
 _Method = Annotated[
     str,
-    typer.Option("--method", metavar="M", help="one-pass (needs torch), or brute-force (a run per group and width)."),
+    typer.Option("--method", metavar="M", help="one-pass (needs torch), brute-force (a run for each group), auto."),
 ]
 _AnalysisSamples = Annotated[
     int, typer.Option("--analysis-samples", min=1, help="Calibration samples that the figures rest on, at most.")
 ]
-_Probes = Annotated[int, typer.Option("--probes", min=1, help="Random projections of the output per sample.")]
+_Probes = Annotated[
+    int | None,
+    typer.Option("--probes", min=1, help="Random projections of the output per sample.", show_default="2 or more"),
+]
 _Outputs = Annotated[
     str | None, typer.Option("--outputs", metavar="NAME,NAME", help="Outputs whose error counts.", show_default="all")
 ]
@@ -60,9 +63,9 @@ def analyze(
     data: Data,
     output: OutputFolder,
     precisions: _Precisions = "w8a8,w8a16,fp16",
-    method: _Method = "one-pass",
+    method: _Method = "auto",
     analysis_samples: _AnalysisSamples = 64,
-    probes: _Probes = 2,
+    probes: _Probes = None,
     outputs: _Outputs = None,
     confirm: _Confirm = 5,
     worst: _Worst = 10,

@@ -52,7 +52,7 @@ _MostMacs = Annotated[
 ]
 _Ranking = Annotated[
     str,
-    typer.Option("--ranking", metavar="R", help="one-pass (needs torch), or brute-force: one run per group and width."),
+    typer.Option("--ranking", metavar="R", help="one-pass (needs torch), brute-force (a run for each group), auto."),
 ]
 _RankSamples = Annotated[int, typer.Option("--rank-samples", min=1, help="Calibration samples to rank on, at most.")]
 
@@ -67,7 +67,7 @@ def litemp(
     percent: _Percent = "5,10,20,40",
     score_all: _All = False,
     most_macs: _MostMacs = None,
-    ranking: _Ranking = "one-pass",
+    ranking: _Ranking = "auto",
     rank_samples: _RankSamples = 64,
     max_drop: MaxDrop = None,
     min_sqnr: MinSqnr = None,

@@ -86,6 +86,11 @@ class ChannelError:
         return np.asarray(variance + _QUIET * variance.mean()) if variance.mean() > 0 else None
 
     @property
+    def count(self) -> float:
+        """Elements of each channel that were taken in."""
+        return self._count
+
+    @property
     def axis(self) -> int | None:
         """The axis of channels; None before the first batch."""
         return self._axis

@@ -61,7 +61,28 @@ class Hook(Protocol):
         ...
 
 
-class TorchGraph(nn.Module):
+class OnnxNamed(nn.Module):
+    """A module whose parameters and parts have ONNX names, whose dots `load_state_dict` takes for parts of parts."""
+
+    def _load_from_state_dict(  # noqa: PLR0917 - as torch calls it
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        own = {prefix + name for name in (*self._parameters, *self._buffers)}
+        parts = tuple(f"{prefix}{name}." for name in self._modules)
+        unexpected_keys[:] = [key for key in unexpected_keys if key not in own and not key.startswith(parts)]
+
+
+class TorchGraph(OnnxNamed):
     """A float ONNX graph as a module: call it with feeds by name, get outputs by name.
 
     Dynamic shapes come from the feeds. Float initializers that carry values are parameters under their ONNX names;
@@ -143,9 +164,8 @@ def feeds_to_torch(
     feeds: Mapping[str, np.ndarray[Any, Any]], device: torch.device | str = "cpu"
 ) -> dict[str, torch.Tensor]:
     """Return arrays as tensors on `device`; of rank 4 in channels-last order, in which convolutions are faster."""
-    return {
-        name: channels_last(torch.from_numpy(np.ascontiguousarray(value)).to(device)) for name, value in feeds.items()
-    }
+    writable = {name: np.require(value, requirements=("C", "W")) for name, value in feeds.items()}
+    return {name: channels_last(torch.from_numpy(value).to(device)) for name, value in writable.items()}
 
 
 def channels_last(value: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fewbits.numerics.affine import broadcast_grid
-from fewbits.runtime.torch_graph import Step, Tensors, TorchGraph
+from fewbits.runtime.torch_graph import OnnxNamed, Step, Tensors, TorchGraph
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
 from fewbits.spec.precision import FP16
@@ -62,11 +62,21 @@ class _FakeQuantize(torch.autograd.Function):
 
 def as_half(x: torch.Tensor) -> torch.Tensor:
     """Return `x` rounded to float16 (what is too large becomes infinite); gradients pass straight through."""
-    rounded = x.detach().to(torch.float16).to(x.dtype)
-    return x + (rounded - x.detach()) if x.requires_grad else rounded
+    found: torch.Tensor = _AsHalf.apply(x)  # type: ignore[no-untyped-call]
+    return found
 
 
-class _ByKey(nn.Module):
+class _AsHalf(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.to(torch.float16).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0]
+
+
+class _ByKey(OnnxNamed):
     """Quantizers and tensors under any names: `nn.Module` itself refuses the dots that ONNX names have."""
 
     def set_quantizer(self, key: str, quantizer: FakeQuantizer) -> None:
@@ -138,7 +148,7 @@ class QuantizedGraph(nn.Module):
         if key is None:
             return value
         role = self.plan.grids[key].role
-        if role is Role.BIAS:
+        if role is Role.BIAS and self.quantizer(key).is_on:
             stored = self.biases.tensor(key)
             value = value if stored is None else stored.reshape(value.shape)
         elif self.plan.outputs.get(step.reads[position]) == key:

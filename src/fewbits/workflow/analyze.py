@@ -28,8 +28,8 @@ from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate_subject
 from fewbits.workflow.quantized import Quantized, quantize_calibrated
 from fewbits.workflow.ranges import check_ranges
 from fewbits.workflow.report import report
-from fewbits.workflow.sensitivity import PROBES, need_torch, one_pass
 from fewbits.workflow.sensitivity import SAMPLES as ANALYSIS_SAMPLES
+from fewbits.workflow.sensitivity import choose_method, one_pass
 from fewbits.workflow.source import ModelLike
 from fewbits.workflow.stages import Stages, Watcher
 from fewbits.workflow.subject import open_subject
@@ -37,7 +37,7 @@ from fewbits.workflow.tensor_facts import tensor_facts
 from fewbits.workflow.writing import Options, data_facts, described, model_facts
 
 PRECISIONS = ("w8a8", "w8a16", "fp16")
-METHODS = ("one-pass", "brute-force")
+ERROR = "squared error over the channel's variance, averaged over channels and outputs"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,9 +66,9 @@ def analyze(
     *,
     data: DataLike,
     precisions: Sequence[str] = PRECISIONS,
-    method: str = "one-pass",
+    method: str = "auto",
     analysis_samples: int = ANALYSIS_SAMPLES,
-    probes: int = PROBES,
+    probes: int | None = None,
     outputs: Sequence[str] | None = None,
     confirm: int = 5,
     worst: int = 10,
@@ -92,9 +92,10 @@ def analyze(
         model: a path, bytes, a model in memory, or the output folder of an earlier run, whose pinned encodings stay.
         data: calibration data: an image folder, .npz, .npy, a folder of them, an input list, file.py:function, arrays.
         precisions: in which groups are judged; the first is the one whose tensors are looked at and diagnosed.
-        method: "one-pass", with gradients, needs torch; "brute-force" runs the network once per group and precision.
+        method: "one-pass", with gradients, needs torch; "brute-force" runs the network once per group and precision;
+            "auto" is the former where torch is installed.
         analysis_samples: calibration samples that the figures rest on, at most.
-        probes: random projections of the output per sample (one-pass).
+        probes: random projections of the output per sample (one-pass); None takes 2, and more for few samples.
         outputs: the outputs whose error counts; None takes all float outputs that vary.
         confirm: the most sensitive groups in the first precision whose error is measured by a real run (one-pass).
         worst: findings at most.
@@ -116,7 +117,8 @@ def analyze(
         FewbitsError: something that the caller gave cannot be used; the message says what to do.
     """
     options: Options = {name: value for name, value in locals().items() if name != "progress"}
-    wanted = _check(precisions, method, {"--analysis-samples": analysis_samples, "--probes": probes})
+    options |= {"method": choose_method(method, "method")}
+    wanted = _check(precisions, {"--analysis-samples": analysis_samples, "--probes": 1 if probes is None else probes})
     check_ranges(ranges, weight_ranges)
     stages = Stages(progress)
     with staged(output) as folder:
@@ -186,19 +188,15 @@ class _Ranking:
             )  # fmt: skip
 
 
-def _check(precisions: Sequence[str], method: str, counts: Mapping[str, int]) -> list[str]:
+def _check(precisions: Sequence[str], counts: Mapping[str, int]) -> list[str]:
     if not precisions:
         raise SpecError(f"No precision was named: write --precisions {','.join(PRECISIONS)}.")
     found = list(dict.fromkeys(str(Precision.parse(text)) for text in precisions))
     if "fp32" in found:
         raise SpecError("fp32 is the float model itself: leave it out of --precisions.")
-    if method not in METHODS:
-        raise SpecError(f"Unknown method {method!r}: write one-pass or brute-force.")
     for name, count in counts.items():
         if count < 1:
             raise SpecError(f"{name} {count} is impossible: write at least 1.")
-    if method == "one-pass":
-        need_torch()
     return found
 
 
@@ -223,7 +221,7 @@ def _record(  # noqa: PLR0917 - all that the stages made, in their order
         samples=sensitivity.samples,
         probes=sensitivity.probes,
         method="one-pass" if sensitivity.method == "one-pass" else "brute-force",
-        metric=sensitivity.metric,
+        metric=sensitivity.metric or ERROR,
         groups=tuple(_group_rows(calibration, made[0], sensitivity)),
         tensors=tuple(_tensor_row(fact) for fact in facts.tensors.values()),
         diagnoses=tuple(Diagnosis(**asdict(finding)) for finding in findings),

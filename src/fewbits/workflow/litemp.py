@@ -33,7 +33,7 @@ from fewbits.workflow.litemp_steps import Contestants, Lifted, reason_of, steps_
 from fewbits.workflow.quantized import Quantized
 from fewbits.workflow.ranges import check_ranges
 from fewbits.workflow.scoring import MetricLike, Scoring, check_metric, open_scoring
-from fewbits.workflow.sensitivity import need_torch, one_pass
+from fewbits.workflow.sensitivity import choose_method, one_pass
 from fewbits.workflow.source import ModelLike
 from fewbits.workflow.stages import Stages, Watcher
 from fewbits.workflow.subject import open_subject
@@ -85,7 +85,7 @@ def litemp(
     percents: Sequence[float] = PERCENTS,
     score_all: bool = False,
     most_macs: float | None = None,
-    ranking: str = "one-pass",
+    ranking: str = "auto",
     rank_samples: int = RANK_SAMPLES,
     sensitivity: Sensitivity | None = None,
     output: str | Path | None = None,
@@ -122,7 +122,8 @@ def litemp(
         percents: of the groups to lift, above 0 and up to 100; whole groups, rounded up.
         score_all: score every percentage, acceptable or not.
         most_macs: lift no more than this percent of the multiply-accumulates.
-        ranking: "one-pass", with gradients, needs torch; "brute-force" runs the network once per group and precision.
+        ranking: "one-pass", with gradients, needs torch; "brute-force" runs the network once per group and precision;
+            "auto" is the former where torch is installed.
         rank_samples: calibration samples to rank on, at most.
         sensitivity: of this network in both precisions; None finds it out.
         output: folder; None writes nothing.
@@ -151,10 +152,10 @@ def litemp(
     options |= {"sensitivity": sensitivity.method if sensitivity else None}
     wanted = _Wanted.parse(base, high, percents, most_macs)
     options |= {"base": wanted.base, "high": wanted.high, "percents": wanted.percents}
+    options |= {"ranking": _ranking(ranking, rank_samples, sensitivity)}
     check_ranges(ranges, weight_ranges)
     check_goal(max_drop, min_sqnr)
     named = check_metric(metric, higher_is_better)
-    _check_ranking(ranking, rank_samples, sensitivity)
     stages = Stages(progress)
     with staged(output) as folder:
         with stages.stage("prepare"):
@@ -207,13 +208,10 @@ def _widths(precision: Precision) -> tuple[int, int]:
     return (16, 16) if precision.is_float else (precision.weight_bits, precision.activation_bits)
 
 
-def _check_ranking(ranking: str, samples: int, sensitivity: Sensitivity | None) -> None:
-    if ranking not in ("one-pass", "brute-force"):
-        raise SpecError(f"Unknown ranking {ranking!r}: write one-pass or brute-force.")
+def _ranking(name: str, samples: int, sensitivity: Sensitivity | None) -> str:
     if samples < 1:
         raise SpecError(f"Groups cannot be ranked on {samples} samples: write at least 1.")
-    if sensitivity is None and ranking == "one-pass":
-        need_torch()
+    return sensitivity.method if sensitivity is not None else choose_method(name, "ranking")
 
 
 @dataclass

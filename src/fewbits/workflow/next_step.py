@@ -17,6 +17,14 @@ Steps = tuple[tuple[str, str], ...]
 _DEFAULTS: Mapping[str, Any] = {"target": DEFAULT_TARGET, "samples": SAMPLES, "ranges": "auto", "weight_ranges": "auto"}
 _SHARED = ("data", "eval_data", "metric", "target", "samples", "eval_samples", "batch_size")
 _GOAL = ("max_drop", "min_sqnr")
+_ANALYZED = ("data", "target", "samples", "batch_size", "ranges", "weight_ranges")
+_LIFTED = {
+    Finding.ACTIVATIONS: ("w8a8", "w8a16"),
+    Finding.BOTH: ("w8a8", "w16a16"),
+    Finding.WEIGHTS: ("w8a16", "w16a16"),
+    Finding.HALF_ONLY: ("w8a16", "fp16"),
+}
+"""Finding -> the base of step 2, and what its most sensitive groups are lifted to."""
 
 
 def next_steps(verdict: Verdict, options: Mapping[str, Any], output: Path | None) -> Steps:
@@ -50,12 +58,10 @@ def _cheaper(finding: Finding, options: Mapping[str, Any]) -> Iterator[tuple[str
         yield "choose weight scales by the error at each layer's output", _again(options, weight_ranges="auto")
     if finding in (Finding.WEIGHTS, Finding.BOTH) and options["bias_correction"] is False:
         yield "let biases take up the mean error of the weights", _again(options, bias_correction=True)
-    if finding in (Finding.ACTIVATIONS, Finding.BOTH):
-        yield 'lift single nodes: lines such as NODE = "w8a16" in lift.toml', _mixed(options, "w8a8")
-    if finding is Finding.WEIGHTS:
-        yield 'lift single nodes: lines such as NODE = "w16a16" in lift.toml', _mixed(options, "w8a16")
-    if finding is Finding.HALF_ONLY:
-        yield 'lift single nodes: lines such as NODE = "fp16" in lift.toml', _mixed(options, "w8a16")
+    if finding in _LIFTED:
+        base, high = _LIFTED[finding]
+        yield f"stay at {base}, with the most sensitive groups of operators in {high}", _lite(options, base, high)
+        yield "see which those are, and why", command_line("analyze", options, only=_ANALYZED, output="OUT")
     if finding is Finding.UNDECIDED:
         yield "score on more samples", _again(options, eval_data="MORE_DATA", eval_samples=None)
     if finding is Finding.NONE:
@@ -75,8 +81,9 @@ def _again(options: Mapping[str, Any], **changes: Any) -> str:
     return command_line("baseline", given, only=(*_SHARED, "precisions", "ranges", "weight_ranges", *_GOAL, "output"))
 
 
-def _mixed(options: Mapping[str, Any], base: str) -> str:
-    return command_line("quantize", options, precision=base, profile="lift.toml", output="OUT")
+def _lite(options: Mapping[str, Any], base: str, high: str) -> str:
+    only = (*_SHARED, "ranges", "weight_ranges", *_GOAL)
+    return command_line("litemp", options, only=only, base=base, high=high, output="OUT")
 
 
 def command_line(verb: str, options: Mapping[str, Any], *, only: tuple[str, ...] = (), **more: Any) -> str:

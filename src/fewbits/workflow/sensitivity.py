@@ -1,6 +1,7 @@
 """Verb one_pass: the sensitivity of every group in every precision, from one pass of the float model with gradients."""
 
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from fewbits.analysis.torch_sensitivity import OnePass
 
 SAMPLES = 64
-PROBES = 2
+PROJECTIONS = 128
+"""Samples x probes, at least: a figure's relative standard deviation is then about sqrt(2 / 128), 12 %."""
+PROBES = (2, 16)
+"""Probes per sample, at least and at most, where the caller leaves them to fewbits."""
 
 
 def one_pass(
@@ -24,7 +28,7 @@ def one_pass(
     made: Sequence[Quantized],
     *,
     samples: int = SAMPLES,
-    probes: int = PROBES,
+    probes: int | None = None,
     outputs: Sequence[str] | None = None,
     device: str = "cpu",
     seed: int = 0,
@@ -36,8 +40,8 @@ def one_pass(
         calibration: of the float model; its samples are used again.
         made: the whole network in each precision (see `quantize_calibrated`): their encodings are what is judged.
         samples: calibration samples to run, at most.
-        probes: random projections of the output per sample; the relative standard deviation of a figure falls with
-            the square root of samples x probes.
+        probes: random projections of the output per sample; the relative standard deviation of a figure is about
+            sqrt(2 / (samples x probes)). None takes 2, and up to 16 where there are few samples.
         outputs: the outputs whose error counts; None takes all float outputs that vary.
         device: where torch computes: cpu, cuda.
         seed: of the projections.
@@ -49,15 +53,19 @@ def one_pass(
         SpecError: no output, or an unknown one, is left to judge by.
     """
     need_torch()
-    from fewbits.analysis.torch_sensitivity import Candidate, OnePass, module_of, threads
+    from fewbits.analysis.torch_deltas import Candidate
+    from fewbits.analysis.torch_sensitivity import OnePass, module_of, threads
 
     graph, told = calibration.model.graph, progress or NullProgress()
-    groups, varied = find_groups(graph, calibration.target), _varied(calibration, samples, outputs)
+    groups, (varied, total) = find_groups(graph, calibration.target), _varied(calibration, samples, outputs)
+    probes = probes or min(max(PROBES[0], math.ceil(PROJECTIONS / total)), PROBES[1])
     candidates = [Candidate(str(q.profile), q.plan, q.encodings, q.encoded.biases) for q in made]
     module = module_of(calibration.model, device)
 
     def start() -> "OnePass":
-        return OnePass(graph, module, groups, candidates, outputs=varied, probes=probes, seed=seed)
+        return OnePass(
+            graph, module, groups, candidates, outputs=varied, samples=total, probes=probes, seed=seed
+        )  # fmt: skip
 
     with threads(calibration.subject.options.threads):
         found, count = _run(start, calibration, samples, told)
@@ -66,6 +74,22 @@ def one_pass(
         method="one-pass", groups=groups, precisions=tuple(c.precision for c in candidates), samples=count,
         probes=probes, outputs=tuple(varied), figures=figures,
     )  # fmt: skip
+
+
+def choose_method(name: str, option: str) -> str:
+    """Return one-pass or brute-force; "auto" is one-pass where torch is installed.
+
+    Raises:
+        SpecError: the name is unknown.
+        MissingExtraError: one-pass was asked for, and torch is not installed.
+    """
+    if name not in ("auto", "one-pass", "brute-force"):
+        raise SpecError(f"Unknown {option} {name!r}: write auto, one-pass or brute-force.")
+    if name == "one-pass":
+        need_torch()
+    if name == "auto":
+        return "brute-force" if importlib.util.find_spec("torch") is None else "one-pass"
+    return name
 
 
 def need_torch() -> None:
@@ -80,14 +104,18 @@ def need_torch() -> None:
         )
 
 
-def _varied(calibration: Calibration, samples: int, outputs: Sequence[str] | None) -> dict[str, ChannelError]:
-    """Return the outputs to judge by, with the variance of their channels over the samples."""
+def _varied(
+    calibration: Calibration, samples: int, outputs: Sequence[str] | None
+) -> tuple[dict[str, ChannelError], int]:
+    """Return the outputs to judge by, with the variance of their channels over the samples, and how many these are."""
     runner = calibration.subject.runner
     unknown = [name for name in outputs or () if name not in runner.output_names]
     if unknown:
         raise SpecError(f"The model has no output {unknown[0]!r}: it has {', '.join(runner.output_names)}.")
     found = {name: ChannelError() for name in (runner.output_names if outputs is None else outputs)}
+    total = 0
     for batch in calibration.subject.data.batches(calibration.batch_size, samples):
+        total += batch.size
         for name, value in runner.run(tuple(found), batch.feeds).items():
             if value.dtype.kind == "f":
                 found[name].update(value, value)
@@ -96,7 +124,7 @@ def _varied(calibration: Calibration, samples: int, outputs: Sequence[str] | Non
         raise SpecError(
             f"No output to judge by: {', '.join(found)} hold no floats, or never change over {samples} samples."
         )
-    return varied
+    return varied, total
 
 
 def _run(
@@ -104,7 +132,9 @@ def _run(
 ) -> "tuple[OnePass, int]":
     """Run batch by batch; one sample at a time where tensors do not tell the samples of a batch apart."""
     found, count = start(), 0
-    for size in dict.fromkeys((calibration.batch_size, 1)):
+    first = next(calibration.subject.data.batches(1, 1))
+    together = found.counts_samples(first.feeds, first.size)
+    for size in dict.fromkeys((calibration.batch_size, 1) if together else (1,)):
         for batch in calibration.subject.data.batches(size, samples):
             if not found.add(batch.feeds, batch.size):
                 break
