@@ -6,13 +6,20 @@ OUT := demo-out
 
 .PHONY: demo test test-slow lint clean
 
+DIGITS := examples/digits/digits.onnx --data examples/digits/calib.npz
+SCORE := --eval-data examples/digits/eval.npz --metric top1 --max-drop 0.5
+
 demo: $(VENV)/.demo
-	$(BIN)/fewbits prepare examples/digits/digits.onnx --data examples/digits/calib.npz -o $(OUT)/prepared.onnx
-	$(BIN)/fewbits baseline examples/digits/digits.onnx --data examples/digits/calib.npz \
-	  --eval-data examples/digits/eval.npz --metric top1 --max-drop 0.5 -o $(OUT)/baseline
+	$(BIN)/fewbits prepare $(DIGITS) -o $(OUT)/prepared.onnx
+	$(BIN)/fewbits baseline $(DIGITS) $(SCORE) -o $(OUT)/baseline
+	$(BIN)/fewbits analyze $(DIGITS) --precisions w8a8,w8a16 --analysis-samples 16 -o $(OUT)/analysis
+	$(BIN)/fewbits litemp $(DIGITS) $(SCORE) --rank-samples 16 -o $(OUT)/litemp
+	$(BIN)/fewbits verify $(OUT)/litemp
 	$(BIN)/fewbits export $(OUT)/baseline -o $(OUT)/deploy
 	$(BIN)/fewbits verify $(OUT)/deploy
-	@echo "Every score, cost and reason: $(CURDIR)/$(OUT)/baseline/record.json; the files to ship: $(CURDIR)/$(OUT)/deploy"
+	$(BIN)/fewbits report $(OUT)
+	@echo "Files to ship: $(CURDIR)/$(OUT)/litemp (mixed), $(CURDIR)/$(OUT)/deploy (w8a16). Everything on one page:"
+	@echo "$(CURDIR)/$(OUT)/report.html"
 
 test: lint
 	$(BIN)/pytest -n auto

@@ -16,7 +16,7 @@ import fewbits
 ROOT = Path(fewbits.__file__).parent
 ROOMS = (
     "errors", "spec", "numerics", "graph", "runtime", "quantization", "artifact", "deployment", "analysis",
-    "improvement", "report", "workflow", "cli",
+    "improvement", "reporting", "workflow", "cli",
 )  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 HEAVY = ("torch", "plotly", "onnxruntime")

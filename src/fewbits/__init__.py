@@ -1,14 +1,13 @@
 """fewbits finds the fewest bits a trained network can run in without losing the accuracy its owner needs.
 
 The verbs are functions of the same names and options as the commands: `convert`, `prepare`, `inspect`, `quantize`,
-`baseline`, `litemp`, `evaluate`, `export`, `verify`, `report`, `targets`. `calibrate` and `quantize_calibrated` are
-`quantize` in two steps, for several precisions from one calibration; `brute_force` measures how sensitive each group of
-operators is. Names are imported when they are first used, so that `import fewbits` costs nothing.
+`baseline`, `analyze`, `litemp`, `evaluate`, `export`, `verify`, `report`, `targets`. `calibrate` and
+`quantize_calibrated` are `quantize` in two steps, for several precisions from one calibration; `brute_force` measures
+how sensitive each group of operators is. Names are imported when they are first used, so that `import fewbits` costs
+nothing.
 """
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -94,17 +93,6 @@ if TYPE_CHECKING:
     from fewbits.workflow.report import report
     from fewbits.workflow.targets import targets
     from fewbits.workflow.verify import verify
-
-
-class _Package(types.ModuleType):
-    """This module, in which importing the room `report` does not hide the verb of the same name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name == "report" and isinstance(value, types.ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

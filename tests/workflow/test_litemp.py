@@ -14,9 +14,9 @@ from fewbits.artifact import names
 from fewbits.cli.app import app
 from fewbits.errors import FewbitsError, MissingExtraError, SpecError
 from fewbits.quantization.groups import find_groups
-from fewbits.report.litemp_record import LitempRecord
-from fewbits.report.read import read_any
-from fewbits.report.record import read_record
+from fewbits.reporting.litemp_record import LitempRecord
+from fewbits.reporting.read import read_any
+from fewbits.reporting.record import read_record
 from fewbits.runtime.session import RunOptions
 from fewbits.runtime.store import STORE
 from fewbits.workflow import brute_force, candidates

@@ -5,7 +5,7 @@ import pytest
 
 from fewbits.artifact import names
 from fewbits.errors import MetricError, ModelError, SpecError
-from fewbits.report.record import plain, read_record
+from fewbits.reporting.record import plain, read_record
 from fewbits.workflow.evaluate import evaluate
 from fewbits.workflow.inspect import inspect
 from fewbits.workflow.prepare import prepare

@@ -12,7 +12,7 @@ from fewbits.deployment.certificate import count_differing
 from fewbits.deployment.fresh import Job, run_fresh
 from fewbits.errors import FewbitsError, MetricError, ModelError, SpecError
 from fewbits.graph.load import load_model
-from fewbits.report.record import read_record
+from fewbits.reporting.record import read_record
 from fewbits.runtime.session import RunOptions, SessionPolicy
 from fewbits.workflow import finish as ending
 from fewbits.workflow import quantize as module

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fewbits.graph.prepare import PassReport
-from fewbits.report.record import plain
+from fewbits.reporting.record import plain
 
 
 def print_json(value: Mapping[str, Any]) -> None:

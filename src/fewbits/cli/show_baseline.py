@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from fewbits.cli import show
-from fewbits.report.baseline_record import Row
+from fewbits.reporting.baseline_record import Row
 from fewbits.workflow.baseline import BaselineResult
 from fewbits.workflow.export import ExportResult
 from fewbits.workflow.goal import Goal

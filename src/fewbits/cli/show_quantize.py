@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from fewbits.cli import show
-from fewbits.report.record import RunRecord
+from fewbits.reporting.record import RunRecord
 from fewbits.workflow.quantize import QuantizeResult
 
 

@@ -16,7 +16,7 @@ from fewbits.errors import SpecError
 from fewbits.graph.inspect import inspect_graph
 from fewbits.graph.topology import constant
 from fewbits.quantization.groups import find_groups
-from fewbits.report.analysis_record import AnalysisRecord, Diagnosis, Figure, GroupRow, TensorRow
+from fewbits.reporting.analysis_record import AnalysisRecord, Diagnosis, Figure, GroupRow, TensorRow
 from fewbits.runtime.data import Preprocess
 from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.session import RunOptions

@@ -11,7 +11,7 @@ from fewbits.artifact.folder import staged, write_file
 from fewbits.errors import SpecError
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
-from fewbits.report.baseline_record import BaselineRecord
+from fewbits.reporting.baseline_record import BaselineRecord
 from fewbits.runtime.data import Preprocess
 from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.session import RunOptions

@@ -15,7 +15,7 @@ from fewbits.quantization.overflow import half_overflows
 from fewbits.quantization.partial import encoded_alike, restricted
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
-from fewbits.report.record import versions
+from fewbits.reporting.record import versions
 from fewbits.runtime.store import Store, key_of
 from fewbits.spec.plan import Plan, Role
 from fewbits.spec.precision import FP16, FP32, Precision

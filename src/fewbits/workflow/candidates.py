@@ -11,8 +11,8 @@ from fewbits.analysis.cost import Cost, cost_of, sizes_of
 from fewbits.analysis.evaluate import Drop, Evaluation
 from fewbits.artifact.folder import staged
 from fewbits.quantization.profile import Profile
-from fewbits.report.baseline_record import Row
-from fewbits.report.record import RunRecord
+from fewbits.reporting.baseline_record import Row
+from fewbits.reporting.record import RunRecord
 from fewbits.workflow.calibrate import Calibration
 from fewbits.workflow.finish import finish
 from fewbits.workflow.goal import Goal

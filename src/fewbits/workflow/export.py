@@ -8,7 +8,7 @@ from pathlib import Path
 from fewbits.artifact import names
 from fewbits.artifact.folder import sha256, staged
 from fewbits.errors import OutputError, SpecError
-from fewbits.report.record import RunRecord, read_record
+from fewbits.reporting.record import RunRecord, read_record
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fewbits.analysis.evaluate import Drop, Evaluation, drop
-from fewbits.report.record import RunRecord
+from fewbits.reporting.record import RunRecord
 from fewbits.workflow.calibrate import Calibration
 from fewbits.workflow.quantized import Quantized
 from fewbits.workflow.scoring import Scoring

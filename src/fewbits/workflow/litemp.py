@@ -15,8 +15,8 @@ from fewbits.errors import OutputError, SpecError
 from fewbits.quantization.groups import Group, profile_of
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
-from fewbits.report.litemp_record import LitempRecord, Step
-from fewbits.report.record import plain
+from fewbits.reporting.litemp_record import LitempRecord, Step
+from fewbits.reporting.record import plain
 from fewbits.runtime.data import Preprocess
 from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.session import RunOptions

@@ -10,7 +10,7 @@ from fewbits.artifact.folder import staged
 from fewbits.errors import SpecError
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
-from fewbits.report.record import RunRecord
+from fewbits.reporting.record import RunRecord
 from fewbits.runtime.data import Preprocess
 from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.session import RunOptions

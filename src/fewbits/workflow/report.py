@@ -4,8 +4,8 @@ from pathlib import Path
 
 from fewbits.artifact.folder import write_file
 from fewbits.errors import OutputError
-from fewbits.report.html.page import FILE, render
-from fewbits.report.html.sources import find_sources
+from fewbits.reporting.html.page import FILE, render
+from fewbits.reporting.html.sources import find_sources
 
 
 def report(folder: str | Path, output: str | Path | None = None) -> Path:

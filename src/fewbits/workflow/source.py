@@ -16,7 +16,7 @@ from fewbits.graph.load import load_model
 from fewbits.graph.prepare import PassReport
 from fewbits.graph.prepare import prepare as prepare_graph
 from fewbits.graph.shapes import fix_dims, infer_shapes
-from fewbits.report.record import read_record
+from fewbits.reporting.record import read_record
 from fewbits.runtime.session import open_session
 from fewbits.spec.encodings import Encoding
 

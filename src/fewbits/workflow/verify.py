@@ -12,7 +12,7 @@ from fewbits.artifact.samples import Arrays, Samples, collect_samples, read_samp
 from fewbits.deployment.certificate import Certificate, certify
 from fewbits.deployment.fresh import Job, run_fresh
 from fewbits.errors import ModelError, SpecError
-from fewbits.report.record import RunRecord, machine, plain, read_record, versions
+from fewbits.reporting.record import RunRecord, machine, plain, read_record, versions
 from fewbits.runtime.data import Dataset, Preprocess, open_data
 from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.processor import saturates

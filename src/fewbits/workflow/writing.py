@@ -17,7 +17,7 @@ from fewbits.artifact.encodings_json import encodings_document
 from fewbits.artifact.folder import file_facts, write_file
 from fewbits.artifact.samples import Arrays, collect_samples, write_samples
 from fewbits.graph.save import save_model
-from fewbits.report.record import RunRecord, plain
+from fewbits.reporting.record import RunRecord, plain
 from fewbits.runtime.data import Dataset
 from fewbits.runtime.session import Runner, RunOptions, open_session
 from fewbits.spec.target import Target

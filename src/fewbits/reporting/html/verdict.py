@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from fewbits.report.analysis_record import AnalysisRecord
-from fewbits.report.baseline_record import BaselineRecord
-from fewbits.report.html import text
-from fewbits.report.html.sources import Source, analyses, baselines, litemps, runs
-from fewbits.report.html.tables import ScoreRow, ScoreTable, accepted_row
-from fewbits.report.litemp_record import LitempRecord, Step
-from fewbits.report.record import RunRecord
+from fewbits.reporting.analysis_record import AnalysisRecord
+from fewbits.reporting.baseline_record import BaselineRecord
+from fewbits.reporting.html import text
+from fewbits.reporting.html.sources import Source, analyses, baselines, litemps, runs
+from fewbits.reporting.html.tables import ScoreRow, ScoreTable, accepted_row
+from fewbits.reporting.litemp_record import LitempRecord, Step
+from fewbits.reporting.record import RunRecord
 
 R = TypeVar("R")
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from fewbits import __version__
 from fewbits.errors import SpecError
-from fewbits.report.analysis_record import AnalysisRecord
-from fewbits.report.baseline_record import BaselineRecord
-from fewbits.report.decode import decode
-from fewbits.report.litemp_record import LitempRecord
-from fewbits.report.record import SCHEMA, RunRecord
+from fewbits.reporting.analysis_record import AnalysisRecord
+from fewbits.reporting.baseline_record import BaselineRecord
+from fewbits.reporting.decode import decode
+from fewbits.reporting.litemp_record import LitempRecord
+from fewbits.reporting.record import SCHEMA, RunRecord
 
 Record = RunRecord | BaselineRecord | AnalysisRecord | LitempRecord
 

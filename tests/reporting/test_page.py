@@ -8,12 +8,12 @@ import pytest
 from sample_records import METRIC, analysis_record, baseline_record, group_name, litemp_record, write_records
 
 from fewbits.errors import OutputError, SpecError
-from fewbits.report.baseline_record import Row
-from fewbits.report.html.page import MOST_BYTES, render
-from fewbits.report.html.sources import Source, find_sources
-from fewbits.report.html.tables import score_tables
-from fewbits.report.html.verdict import headline
-from fewbits.report.record import RunRecord
+from fewbits.reporting.baseline_record import Row
+from fewbits.reporting.html.page import MOST_BYTES, render
+from fewbits.reporting.html.sources import Source, find_sources
+from fewbits.reporting.html.tables import score_tables
+from fewbits.reporting.html.verdict import headline
+from fewbits.reporting.record import RunRecord
 from fewbits.workflow.report import report
 
 NASTY = "</script><script>window.hacked=1</script><b>\"quoted\" 'single' &amp; ünïcødé ☃ <!--"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from fewbits.report.record import SCHEMA, machine, plain, versions
+from fewbits.reporting.record import SCHEMA, machine, plain, versions
 
 PARTS = ("all", "weights", "activations")
 """What of a group is quantized when its figure is taken."""

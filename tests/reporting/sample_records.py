@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from fewbits.report.analysis_record import AnalysisRecord, Diagnosis, Figure, GroupRow, TensorRow
-from fewbits.report.baseline_record import BaselineRecord, Row
-from fewbits.report.litemp_record import LitempRecord, Step
+from fewbits.reporting.analysis_record import AnalysisRecord, Diagnosis, Figure, GroupRow, TensorRow
+from fewbits.reporting.baseline_record import BaselineRecord, Row
+from fewbits.reporting.litemp_record import LitempRecord, Step
 
 OPS = ("Conv", "Conv", "Add", "Gemm", "Concat", "LayerNormalization")
 GIGA, MEGA = 10**9, 10**6

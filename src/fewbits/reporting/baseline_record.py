@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fewbits.report.record import SCHEMA, machine, plain, versions
+from fewbits.reporting.record import SCHEMA, machine, plain, versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from fewbits.artifact import names
 from fewbits.errors import SpecError
-from fewbits.report.analysis_record import AnalysisRecord
-from fewbits.report.baseline_record import BaselineRecord
-from fewbits.report.litemp_record import LitempRecord
-from fewbits.report.read import Record, read_any
-from fewbits.report.record import RunRecord
+from fewbits.reporting.analysis_record import AnalysisRecord
+from fewbits.reporting.baseline_record import BaselineRecord
+from fewbits.reporting.litemp_record import LitempRecord
+from fewbits.reporting.read import Record, read_any
+from fewbits.reporting.record import RunRecord
 
 _ORDER = (RunRecord, BaselineRecord, AnalysisRecord, LitempRecord)
 """Layouts in the order of the workflow."""

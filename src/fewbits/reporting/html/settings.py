@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fewbits.report.html import text
-from fewbits.report.html.sources import Source
+from fewbits.reporting.html import text
+from fewbits.reporting.html.sources import Source
 
 Pairs = tuple[tuple[str, str], ...]
 

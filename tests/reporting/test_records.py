@@ -6,11 +6,11 @@ import pytest
 from sample_records import analysis_record, baseline_record, litemp_record
 
 from fewbits.errors import SpecError
-from fewbits.report.analysis_record import Figure
-from fewbits.report.baseline_record import Row
-from fewbits.report.decode import decode
-from fewbits.report.read import read_any
-from fewbits.report.record import RunRecord
+from fewbits.reporting.analysis_record import Figure
+from fewbits.reporting.baseline_record import Row
+from fewbits.reporting.decode import decode
+from fewbits.reporting.read import read_any
+from fewbits.reporting.record import RunRecord
 
 
 @pytest.mark.parametrize("record", [baseline_record(), litemp_record(), analysis_record(7, 4)], ids=lambda r: r.verb)

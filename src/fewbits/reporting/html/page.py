@@ -5,12 +5,12 @@ from importlib import resources
 from typing import Any
 
 from fewbits import __version__
-from fewbits.report.html import text
-from fewbits.report.html.figures import figures_json
-from fewbits.report.html.settings import notes, places, settings
-from fewbits.report.html.sources import Source, analyses, litemps
-from fewbits.report.html.tables import score_tables
-from fewbits.report.html.verdict import headline
+from fewbits.reporting.html import text
+from fewbits.reporting.html.figures import figures_json
+from fewbits.reporting.html.settings import notes, places, settings
+from fewbits.reporting.html.sources import Source, analyses, litemps
+from fewbits.reporting.html.tables import score_tables
+from fewbits.reporting.html.verdict import headline
 
 FILE = "report.html"
 """Name of the page in the folder of a run."""
@@ -65,7 +65,7 @@ def _fill(facts: dict[str, Any]) -> str:
 
 
 def _own(name: str) -> str:
-    return resources.files("fewbits.report.html").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("fewbits.reporting.html").joinpath(name).read_text(encoding="utf-8")
 
 
 def _plotly() -> str:

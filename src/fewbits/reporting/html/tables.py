@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewbits.artifact import names
-from fewbits.report.baseline_record import BaselineRecord, Row
-from fewbits.report.html import text
-from fewbits.report.html.sources import Source, baselines, litemps, runs
-from fewbits.report.litemp_record import LitempRecord
-from fewbits.report.record import RunRecord
+from fewbits.reporting.baseline_record import BaselineRecord, Row
+from fewbits.reporting.html import text
+from fewbits.reporting.html.sources import Source, baselines, litemps, runs
+from fewbits.reporting.litemp_record import LitempRecord
+from fewbits.reporting.record import RunRecord
 
 WORDS = {"ok": "meets the goal", "noise": "undecided", "poor": "too much"}
 """Status -> what the page says of a drop."""

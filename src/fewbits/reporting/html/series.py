@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fewbits.report.analysis_record import TensorRow
+from fewbits.reporting.analysis_record import TensorRow
 
 LEVELS = ((128, 1024), (128, 512), (64, 256), (64, 128), (32, 64))
 """(most bins, most channels) of every tensor, finest first; neighbours are merged to keep to them."""

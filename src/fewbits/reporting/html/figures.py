@@ -9,10 +9,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fewbits.report.analysis_record import PARTS, AnalysisRecord, Figure, TensorRow
-from fewbits.report.html.series import packed_series, short
-from fewbits.report.html.sources import Source, analyses, litemps
-from fewbits.report.litemp_record import LitempRecord
+from fewbits.reporting.analysis_record import PARTS, AnalysisRecord, Figure, TensorRow
+from fewbits.reporting.html.series import packed_series, short
+from fewbits.reporting.html.sources import Source, analyses, litemps
+from fewbits.reporting.litemp_record import LitempRecord
 
 _FIRST = ord("0")
 """Character of the first of several names."""

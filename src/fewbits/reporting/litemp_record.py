@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from fewbits.report.baseline_record import Row
-from fewbits.report.record import SCHEMA, machine, plain, versions
+from fewbits.reporting.baseline_record import Row
+from fewbits.reporting.record import SCHEMA, machine, plain, versions
 
 
 @dataclass(frozen=True, slots=True)
