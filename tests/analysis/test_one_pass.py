@@ -297,7 +297,7 @@ def test_an_operator_that_torch_lacks_is_named():
 
 def test_a_device_that_torch_lacks_is_named(tiny):
     calibration = calibrate(tiny.model, data=tiny.calib, run_options=OPTIONS)
-    with pytest.raises(SpecError, match="on the device 'abacus': .* Write cpu"):
+    with pytest.raises(SpecError, match=r"on the device 'abacus': .* Write cpu"):
         module_of(calibration.model, "abacus")
 
 

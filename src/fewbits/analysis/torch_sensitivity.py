@@ -22,11 +22,14 @@ from fewbits.analysis.sensitivity import PARTS, Part
 from fewbits.analysis.torch_deltas import Candidate, Deltas, grid_of
 from fewbits.analysis.torch_probe import Probed, Recorder, probe
 from fewbits.errors import SpecError
+from fewbits.graph.optable import Kind
+from fewbits.graph.topology import op_rule
 from fewbits.numerics.channel_error import ChannelError
 from fewbits.quantization.groups import Group
 from fewbits.quantization.observe import seen_by_softmax
-from fewbits.runtime.torch_graph import TorchGraph, feeds_to_torch
+from fewbits.runtime.torch_graph import Step, TorchGraph, feeds_to_torch
 from fewbits.runtime.torch_quantize import as_half
+from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
 from fewbits.spec.precision import FP16
 
@@ -82,6 +85,19 @@ class _ChannelWeights:
         return value.new_full(layout, float(scaled.mean()))  # one channel, or channels of changing number
 
 
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A group computed with all its grids at once: they may fall together (x and c x), and add no noise twice."""
+
+    head: str
+    follower: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its nodes."""
+        return (self.head, self.follower) if self.follower else (self.head,)
+
+
 @dataclass
 class _Places:
     """What one candidate does at the places of one group."""
@@ -89,7 +105,7 @@ class _Places:
     edges: dict[Edge, str | None]
     outputs: dict[str, str | None]
     layers: tuple[str, ...]
-    joins: tuple[str, ...]
+    whole: _Whole | None
 
 
 class OnePass:
@@ -160,7 +176,7 @@ class OnePass:
         return Recorder(
             frozenset(edge for p in places for edge in p.edges),
             frozenset(name for p in places for name in p.outputs),
-            frozenset(name for p in places for name in (*p.layers, *p.joins)),
+            frozenset(name for p in places for name in (*p.layers, *(p.whole.names if p.whole else ()))),
             self._shared,
         )
 
@@ -170,10 +186,11 @@ class OnePass:
             for place in self._groups:
                 mine = self._places[candidate.precision, place.group.name]
                 weights = sum((seen.layer(candidate, name, _TRAINED) for name in mine.layers), seen.nothing)
-                data = sum((seen.layer(candidate, name, _CONSTANTS) for name in mine.layers), seen.nothing)
+                head = mine.whole.head if mine.whole else ""
+                constants = (seen.layer(candidate, name, _CONSTANTS) for name in mine.layers if name != head)
+                data = sum(constants, seen.nothing if mine.whole is None else seen.whole(candidate, mine.whole))
                 data = sum((seen.edge(candidate, edge, key) for edge, key in mine.edges.items()), data)
                 data = sum((seen.output(candidate, name, key) for name, key in mine.outputs.items()), data)
-                data = sum((seen.join(candidate, name) for name in mine.joins), data)
                 for part, projection in zip(PARTS, (weights + data, weights, data), strict=True):
                     key = (place.group.name, candidate.precision, part)
                     self._sums.setdefault(key, []).append((projection**2).mean(axis=1))
@@ -193,6 +210,13 @@ def _read_by_softmax(graph: ir.Graph) -> dict[str, tuple[Edge, int]]:
     return found
 
 
+def _computed(step: Step, inputs: Sequence[torch.Tensor | None]) -> torch.Tensor:
+    results = step.operator(step.call, inputs)
+    made = results[0] if isinstance(results, tuple) else results
+    assert made is not None
+    return made
+
+
 def _mean(values: F64) -> tuple[float, float]:
     mean = float(values.mean())
     if mean <= 0 or len(values) < 2:
@@ -208,15 +232,28 @@ def _places(graph: ir.Graph, plan: Plan, place: Locations) -> _Places:
     if half:
         outputs.update(dict.fromkeys(place.outputs))
     gridded = {name for name, _ in plan.inputs}
-    nodes = {str(node.name): node for node in graph if str(node.name) in place.group.nodes}
-    joins = tuple(n for n, node in nodes.items() if node.op_type == "Concat" and n in gridded and n not in half)
-    joined = {str(value.name) for name in joins for value in nodes[name].outputs}
+    nodes = [node for node in graph if str(node.name) in place.group.nodes]
+    whole = _whole(nodes, plan) if str(nodes[0].name) in gridded and not half else None
+    if whole is None:
+        return _Places(edges, outputs, tuple(name for name in place.layers if name in half or name in gridded), None)
+    written = {str(value.name) for node in nodes[: 1 + bool(whole.follower)] for value in node.outputs}
     return _Places(
-        {edge: key for edge, key in edges.items() if edge[0] not in joins},
-        {name: key for name, key in outputs.items() if name not in joined},
-        tuple(name for name in place.layers if (name in half or name in gridded) and name not in joins),
-        joins,
+        {edge: key for edge, key in edges.items() if edge[0] != whole.head},
+        {name: key for name, key in outputs.items() if name not in written},
+        tuple(name for name in place.layers if name in gridded),
+        whole,
     )
+
+
+def _whole(nodes: Sequence[ir.Node], plan: Plan) -> _Whole | None:
+    """Return head and follower of a group without weights to multiply by, which is computed with its grids at once."""
+    head = nodes[0]
+    rule = op_rule(head)
+    if rule is None or rule.kind is Kind.LINEAR or len(head.outputs) != 1:
+        return None
+    out = head.outputs[0]
+    is_fused = len(nodes) > 1 and str(out.name) not in plan.outputs and nodes[1].inputs[0] is out
+    return _Whole(str(head.name), str(nodes[1].name) if is_fused else "")
 
 
 @dataclass
@@ -251,30 +288,47 @@ class _Projections:
         kind = ("layer", name, tuple((position, parameter.kind) for position, parameter in parameters.items()))
         if (index, kind) not in self.known:
             given = [changed.get(i, value) for i, value in enumerate(inputs)]
-            results = step.operator(step.call, given)
-            made = results[0] if isinstance(results, tuple) else results
-            assert made is not None
+            made = _computed(step, given)
             self.known[index, kind] = self.probed.project(index, made - self.probed.record.tensors[index]).numpy()
         return self.known[index, kind]
 
-    def join(self, candidate: Candidate, name: str) -> F64:
-        """Project what a Concat's grids change at its output; what comes in on the output's grid stays as it is."""
-        call = self.probed.record.calls.get(name)
-        if call is None:
+    def whole(self, candidate: Candidate, place: _Whole) -> F64:
+        """Project what the candidate's grids change at the output of a group that is computed at once."""
+        calls = self.probed.record.calls
+        if place.head not in calls:
             return self.nothing
-        step, inputs, index = call
+        step, inputs, index = calls[place.head]
         plan, encodings = candidate.plan, candidate.encodings
-        grids = {i: encodings[key] for i in range(len(inputs)) if (key := plan.inputs.get((name, i))) is not None}
-        out = plan.outputs.get(step.writes[0])
-        kind = ("join", tuple((i, grid_of(e)) for i, e in grids.items()), out and grid_of(encodings[out]))
+        grids = {i: encodings[key] for i in range(len(inputs)) if (key := plan.inputs.get((place.head, i))) is not None}
+        last = calls[place.follower][0] if place.follower in calls else step
+        out = plan.outputs.get(last.writes[0])
+        kind = (place, tuple((i, grid_of(e)) for i, e in grids.items()), out and grid_of(encodings[out]))
         if (index, kind) not in self.known:
-            given = [Deltas.rounded(v, grids[i]) if v is not None and i in grids else v for i, v in enumerate(inputs)]
-            results = step.operator(step.call, given)
-            made = results[0] if isinstance(results, tuple) else results
-            assert made is not None
-            made = made if out is None else Deltas.rounded(made, encodings[out])
-            self.known[index, kind] = self.probed.project(index, made - self.probed.record.tensors[index]).numpy()
+            constants = self.deltas.parameters(candidate, place.head, _CONSTANTS)
+            trained = self.deltas.parameters(candidate, place.head, _TRAINED)
+            given = list(inputs)
+            for i, value in enumerate(inputs):
+                if i in constants:
+                    given[i] = constants[i].value
+                elif i in grids and i not in trained and value is not None:
+                    given[i] = Deltas.rounded(value, grids[i])
+            self.known[index, kind] = self._changed(step, given, place, encodings[out] if out else None)
         return self.known[index, kind]
+
+    def _changed(self, step: Step, given: Sequence[torch.Tensor | None], place: _Whole, grid: Encoding | None) -> F64:
+        """Project the outputs of head and follower, given what the head reads; `grid` is that of the last of them."""
+        record = self.probed.record
+        made, index = _computed(step, given), record.calls[place.head][2]
+        found = self.nothing
+        if place.follower in record.calls:
+            found = self.probed.project(index, made - record.tensors[index]).numpy()
+            follower, inputs, index = record.calls[place.follower]
+            made = before = _computed(follower, (made, *inputs[1:]))
+        else:
+            before = record.tensors[index]
+        made = made if grid is None else Deltas.rounded(made, grid)
+        total: F64 = found + self.probed.project(index, made - before).numpy()
+        return total
 
     def _seen(self, index: int) -> torch.Tensor:
         """Return a tensor as its readers see it: what vanishes in a Softmax does not matter, and is not noise."""

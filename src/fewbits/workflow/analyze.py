@@ -118,7 +118,9 @@ def analyze(
     """
     options: Options = {name: value for name, value in locals().items() if name != "progress"}
     options |= {"method": choose_method(method, "method")}
-    wanted = _check(precisions, {"--analysis-samples": analysis_samples, "--probes": 1 if probes is None else probes})
+    wanted = _check(precisions)
+    _check_counts(1, {"--analysis-samples": analysis_samples, "--probes": 1 if probes is None else probes})
+    _check_counts(0, {"--confirm": confirm, "--worst": worst})
     check_ranges(ranges, weight_ranges)
     stages = Stages(progress)
     with staged(output) as folder:
@@ -181,23 +183,27 @@ class _Ranking:
         self, made: Sequence[Quantized], parts: Sequence[Part], groups: Sequence[str] | None = None
     ) -> Sensitivity:
         path = None if self.options["output"] is None else self.folder / STORE
-        with Store(path) as store:
+        timed = Stages(seconds=self.stages.seconds)  # the watcher is told of it by brute_force itself
+        with Store(path) as store, timed.stage("brute force"):
             return brute_force(
                 self.calibration, made, parts=parts, samples=self.options["analysis_samples"],
                 outputs=self.options["outputs"], groups=groups, store=store, progress=self.stages.watcher,
             )  # fmt: skip
 
 
-def _check(precisions: Sequence[str], counts: Mapping[str, int]) -> list[str]:
+def _check(precisions: Sequence[str]) -> list[str]:
     if not precisions:
         raise SpecError(f"No precision was named: write --precisions {','.join(PRECISIONS)}.")
     found = list(dict.fromkeys(str(Precision.parse(text)) for text in precisions))
     if "fp32" in found:
         raise SpecError("fp32 is the float model itself: leave it out of --precisions.")
-    for name, count in counts.items():
-        if count < 1:
-            raise SpecError(f"{name} {count} is impossible: write at least 1.")
     return found
+
+
+def _check_counts(least: int, counts: Mapping[str, int]) -> None:
+    for name, count in counts.items():
+        if count < least:
+            raise SpecError(f"{name} {count} is impossible: write at least {least}.")
 
 
 def _record(  # noqa: PLR0917 - all that the stages made, in their order
