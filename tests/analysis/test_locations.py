@@ -24,11 +24,11 @@ g (float[N, 3, 8, 8] image) => (float[N, 10, 4, 4] joined, float[N, 12, 4, 4] ot
     e = Mul (p, p)
     s = Add (e, k)
     joined = Concat <axis = 1> (d, s)
-    t = Sigmoid (p)
+    t = LeakyRelu (p)
     other = Concat <axis = 1> (t, p)
 }
 """
-NODES = ("conv", "relu", "pool", "narrow", "square", "shift", "join", "sigmoid", "mixed")
+NODES = ("conv", "relu", "pool", "narrow", "square", "shift", "join", "leaky", "mixed")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def plan(graph, target):
 
 
 def test_every_group_has_its_locations_in_the_order_of_the_graph(graph, target, places):
-    assert list(places) == ["conv", "narrow", "square", "shift", "join", "sigmoid", "mixed"]
+    assert list(places) == ["conv", "narrow", "square", "shift", "join", "leaky", "mixed"]
     assert places["conv"].group.nodes == ("conv", "relu", "pool")
     assert [place.group for place in places.values()] == list(find_groups(graph.graph, target))
 
@@ -73,14 +73,14 @@ def test_edges_are_the_data_that_a_group_reads_from_outside(places):
 def test_an_edge_with_several_readers_is_listed_per_reader(places):
     assert places["square"].edges == (("square", 0), ("square", 1))
     assert places["narrow"].edges == (("narrow", 0),)
-    assert places["sigmoid"].edges == (("sigmoid", 0),)
+    assert places["leaky"].edges == (("leaky", 0),)
     assert places["mixed"].edges == (("mixed", 0), ("mixed", 1))
 
 
 def test_layers_are_the_nodes_that_read_constants(places):
     layers = {name: place.layers for name, place in places.items()}
     assert layers == {
-        "conv": ("conv",), "narrow": ("narrow",), "square": (), "shift": ("shift",), "join": (), "sigmoid": (),
+        "conv": ("conv",), "narrow": ("narrow",), "square": (), "shift": ("shift",), "join": (), "leaky": (),
         "mixed": (),
     }  # fmt: skip
 
@@ -102,7 +102,8 @@ def test_a_join_onto_the_grid_of_what_it_joins_adds_no_noise(graph, plan, places
 
 
 def test_a_join_onto_another_grid_adds_noise(graph, plan, places):
-    """The output of a Sigmoid has a grid of its own, [0, 1]; that of the pool has other readers."""
+    """The pool has other readers, and keeps its grid; the other operand takes the grid of the output."""
+    assert plan.source(plan.inputs["mixed", 0]) == plan.source(plan.outputs["other"])
     assert plan.source(plan.inputs["mixed", 1]) != plan.source(plan.outputs["other"])
     assert written_anew(graph.graph, plan, places["mixed"]) == {"other": plan.outputs["other"]}
 

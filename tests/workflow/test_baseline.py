@@ -229,7 +229,13 @@ def test_next_steps_are_commands_that_the_program_takes(finding, output):
 def test_steps_of_data_in_memory_name_them_in_capitals():
     options = {"model": b"", "data": {}, "ranges": "auto", "weight_ranges": "auto", "bias_correction": True}
     steps = next_steps(Verdict(Finding.ACTIVATIONS, "w8a16", "", ()), options, None)
-    assert all("fewbits quantize MODEL --data DATA" in command for _, command in steps)
+    lines = [command for _, command in steps]
+    assert [line.split(" --")[0] for line in lines] == [
+        "fewbits quantize MODEL",
+        "fewbits litemp MODEL",
+        "fewbits analyze MODEL",
+    ]
+    assert all("--data DATA" in line for line in lines)
 
 
 def test_command_prints_table_verdict_and_next_steps(tiny, tmp_path):

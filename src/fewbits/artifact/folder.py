@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fewbits.artifact.names import KNOWN
+from fewbits.artifact.names import KNOWN, SHIPPED
 from fewbits.errors import OutputError
 
 
@@ -95,8 +95,8 @@ def sha256(path: Path) -> str:
 
 
 def file_facts(folder: Path) -> dict[str, dict[str, str | int]]:
-    """Return name -> {"sha256", "bytes"} for every known file in `folder`, the record and certificate left out."""
-    names = [name for name in KNOWN[:-2] if (folder / name).is_file()]
+    """Return name -> {"sha256", "bytes"} for every file in `folder` that a record vouches for."""
+    names = [name for name in SHIPPED if (folder / name).is_file()]
     return {name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
 
 

@@ -6,17 +6,19 @@ ENCODINGS = "model.encodings.json"
 RECORD = "record.json"
 SAMPLES = "samples.npz"
 CERTIFICATE = "certificate.json"
+REPORT = "report.html"
 DATA_SUFFIX = ".data"
 """Appended to a model's name where its weights live in a file beside it."""
 
-KNOWN = (
+SHIPPED = (
     ARTIFACT,
     ARTIFACT + DATA_SUFFIX,
     FLOAT,
     FLOAT + DATA_SUFFIX,
     ENCODINGS,
     SAMPLES,
-    CERTIFICATE,
-    RECORD,
 )
+"""The files that a record vouches for by their hashes."""
+
+KNOWN = (*SHIPPED, REPORT, CERTIFICATE, RECORD)
 """Every file that fewbits writes into an output folder; the record comes last, so that it vouches for the others."""

@@ -37,6 +37,8 @@ def result_table(result: BaselineResult) -> None:
         out.print(f"  {remark}")
     for note in record.notes:
         out.print(f"note: {note}")
+    if result.output is not None:
+        out.print(f"report: {result.output / 'report.html'}", soft_wrap=True)
     out.print("next:")
     for why, command in record.next_steps:
         out.print(f"  # {why}")

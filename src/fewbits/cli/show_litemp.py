@@ -36,7 +36,7 @@ def result_table(result: LitempResult) -> None:
     for note in record.notes:
         out.print(f"note: {note}")
     if result.output is not None:
-        out.print(f"files of {chosen} in {result.output}")
+        out.print(f"files of {chosen} in {result.output}; report: {result.output / 'report.html'}", soft_wrap=True)
     out.print("next:")
     for why, command in record.next_steps:
         out.print(f"  # {why}")

@@ -139,7 +139,7 @@ def analyze(
                         bias_correction=bias_correction,
                     )
                 )  # fmt: skip
-        sensitivity = _Ranking(calibration, made, stages, options, folder).run()
+        sensitivity = _Ranking(calibration, made, stages, options).run()
         with stages.stage("look at tensors", analysis_samples) as told:
             facts = tensor_facts(calibration, made[0], samples=analysis_samples, progress=told)
         findings = diagnose(
@@ -161,7 +161,6 @@ class _Ranking:
     made: Sequence[Quantized]
     stages: Stages
     options: Options
-    folder: Path
 
     def run(self) -> Sensitivity:
         """Return the sensitivity of every group in every precision."""
@@ -182,9 +181,9 @@ class _Ranking:
     def _measure(
         self, made: Sequence[Quantized], parts: Sequence[Part], groups: Sequence[str] | None = None
     ) -> Sensitivity:
-        path = None if self.options["output"] is None else self.folder / STORE
+        output = self.options["output"]
         timed = Stages(seconds=self.stages.seconds)  # the watcher is told of it by brute_force itself
-        with Store(path) as store, timed.stage("brute force"):
+        with Store(None if output is None else Path(output) / STORE) as store, timed.stage("brute force"):
             return brute_force(
                 self.calibration, made, parts=parts, samples=self.options["analysis_samples"],
                 outputs=self.options["outputs"], groups=groups, store=store, progress=self.stages.watcher,

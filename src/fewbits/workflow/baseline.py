@@ -22,6 +22,7 @@ from fewbits.workflow.candidates import Candidate, Contest, figures
 from fewbits.workflow.goal import Goal, check_goal, open_goal
 from fewbits.workflow.next_step import next_steps
 from fewbits.workflow.ranges import check_ranges
+from fewbits.workflow.report import report
 from fewbits.workflow.scoring import MetricLike, Scoring, check_metric, open_scoring
 from fewbits.workflow.source import ModelLike
 from fewbits.workflow.stages import Stages, Watcher
@@ -136,7 +137,9 @@ def baseline(
         contest = Contest(calibration, scoring, before, goal, stages, options, None if output is None else Path(output))
         candidates = tuple(_candidate(contest, precision) for precision in possible)
         result = _result(contest, candidates, refused)
-        write_file(folder / names.RECORD, result.record.to_json().encode())
+        if output is not None:
+            write_file(folder / names.RECORD, result.record.to_json().encode())
+            report(folder)
     return result
 
 

@@ -32,6 +32,7 @@ from fewbits.workflow.lifting import lifted, lifting_order, mac_shares
 from fewbits.workflow.litemp_steps import Contestants, Lifted, reason_of, steps_after
 from fewbits.workflow.quantized import Quantized
 from fewbits.workflow.ranges import check_ranges
+from fewbits.workflow.report import report
 from fewbits.workflow.scoring import MetricLike, Scoring, check_metric, open_scoring
 from fewbits.workflow.sensitivity import choose_method, one_pass
 from fewbits.workflow.source import ModelLike
@@ -244,6 +245,7 @@ class _Run:
         record = self._record(found)
         if contest.output is not None:
             _publish(found.best, record, folder)
+            report(folder)
         return LitempResult(
             contest.before, base, high, found.steps, found.accepted, found.best, contest.goal, self.sensitivity, record,
             contest.output, contest.calibration, contest.scoring,

@@ -61,7 +61,8 @@ def _cheaper(finding: Finding, options: Mapping[str, Any]) -> Iterator[tuple[str
     if finding in _LIFTED:
         base, high = _LIFTED[finding]
         yield f"stay at {base}, with the most sensitive groups of operators in {high}", _lite(options, base, high)
-        yield "see which those are, and why", command_line("analyze", options, only=_ANALYZED, output="OUT")
+        unscored = {**options, "higher_is_better": None}
+        yield "see which those are, and why", command_line("analyze", unscored, only=_ANALYZED, output="OUT")
     if finding is Finding.UNDECIDED:
         yield "score on more samples", _again(options, eval_data="MORE_DATA", eval_samples=None)
     if finding is Finding.NONE:

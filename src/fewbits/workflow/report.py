@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from fewbits.artifact import names
 from fewbits.artifact.folder import write_file
 from fewbits.errors import OutputError
-from fewbits.reporting.html.page import FILE, render
+from fewbits.reporting.html.page import render
 from fewbits.reporting.html.sources import find_sources
 
 
@@ -26,8 +27,10 @@ def report(folder: str | Path, output: str | Path | None = None) -> Path:
         OutputError: the page cannot be written.
     """
     sources = find_sources(Path(folder))
-    path = Path(folder) / FILE if output is None else Path(output)
+    path = Path(folder) / names.REPORT if output is None else Path(output)
     if path.is_dir():
-        raise OutputError(f"Cannot write to {str(path)!r}: it is a folder; name a file with -o {str(path / FILE)!r}.")
+        raise OutputError(
+            f"Cannot write to {str(path)!r}: it is a folder; name a file with -o {str(path / names.REPORT)!r}."
+        )
     write_file(path, render(sources).encode())
     return path

@@ -12,8 +12,6 @@ from fewbits.reporting.html.sources import Source, analyses, litemps
 from fewbits.reporting.html.tables import score_tables
 from fewbits.reporting.html.verdict import headline
 
-FILE = "report.html"
-"""Name of the page in the folder of a run."""
 MOST_BYTES = 6_000_000
 """Size that a page keeps to, by drawing histograms and channel ranges in fewer points."""
 _SCRIPTS = ("common", "sensitivity", "litemp", "map", "ranges", "layers", "main")
