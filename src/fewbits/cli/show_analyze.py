@@ -17,7 +17,9 @@ def result_table(result: AnalysisResult) -> None:
     """Print the most sensitive groups, what is wrong with them, and where the page is."""
     out, record, found = show.console(), result.record, result.sensitivity
     first, ops = record.precisions[0], {row.name: row.op for row in record.groups}
-    out.print(f"{record.model['source']} for {record.target}: {len(record.groups)} groups, {record.method}")
+    out.print(
+        f"{record.model['source']} for {record.target}: {len(record.groups)} groups, {record.method}", soft_wrap=True
+    )
     title = f"SQNR of the output in dB when this group alone is quantized, on {record.samples} samples; the worst first"
     columns = ("group", "operator", *record.precisions, f"95 % at {first}", f"{first} measured")
     rows = []
@@ -37,5 +39,5 @@ def result_table(result: AnalysisResult) -> None:
     for note in record.notes:
         out.print(f"note: {note}")
     if result.output is not None:
-        out.print(f"report: {result.output / 'report.html'}")
+        out.print(f"report: {result.output / 'report.html'}", soft_wrap=True)
     out.print(show.timings(record.timings))

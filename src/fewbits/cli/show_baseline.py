@@ -19,7 +19,7 @@ def result_table(result: BaselineResult) -> None:
     out, record = show.console(), result.record
     metric = record.metric
     where = ", scored on the calibration data" if metric["is_on_calibration_data"] else ""
-    out.print(f"{record.model['source']} for {record.target}")
+    out.print(f"{record.model['source']} for {record.target}", soft_wrap=True)
     unit = result.float_score.unit
     rows = [row_cells(row, record.float_row, result.goal, unit) for row in (record.float_row, *record.rows)]
     columns = ["", "score", "drop", "95 % interval", "", "bit ops", "weights"]

@@ -29,7 +29,7 @@ def evaluate_table(result: EvaluateResult) -> None:
     score, out = result.score, show.console()
     against = f" against {result.reference}" if result.reference else ""
     text = f"{score.metric} {show.figure(score.value, score.unit)} on {score.samples} samples{against}"
-    out.print(f"{result.model}: {text}")
+    out.print(f"{result.model}: {text}", soft_wrap=True)
     out.print(show.timings(result.seconds))
 
 
@@ -60,7 +60,7 @@ def verify_table(result: VerifyResult) -> None:
         out.print(_SATURATES)
     for sentence in certificate.not_proven:
         out.print(f"not shown: {sentence}")
-    out.print(f"certificate: {result.path}")
+    out.print(f"certificate: {result.path}", soft_wrap=True)
 
 
 _SATURATES = (

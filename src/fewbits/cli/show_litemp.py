@@ -21,7 +21,7 @@ def result_table(result: LitempResult) -> None:
     out, record = show.console(), result.record
     metric = record.metric
     where = ", scored on the calibration data" if metric["is_on_calibration_data"] else ""
-    out.print(f"{record.model['source']} for {record.target}, {record.base} lifted to {record.high}")
+    out.print(f"{record.model['source']} for {record.target}, {record.base} lifted to {record.high}", soft_wrap=True)
     title = f"{metric['name']} on {metric['samples']} samples{where}; goal: {goal_text(result.goal)}"
     columns = ("lifted", "MACs", "score", "drop", "95 % interval", "", "bit ops", "weights")
     show.print_table(out, title, columns, _rows(result), right=(1, 2, 3, 6, 7))

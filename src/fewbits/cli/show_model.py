@@ -28,7 +28,9 @@ def inspect_json(result: InspectResult) -> None:
 def inspect_table(result: InspectResult) -> None:
     """Print inputs, outputs, size, and what can be quantized."""
     out, summary = show.console(), result.summary
-    out.print(f"{result.model}: ONNX opset {summary.opsets.get('', '?')}, IR version {summary.ir_version}")
+    out.print(
+        f"{result.model}: ONNX opset {summary.opsets.get('', '?')}, IR version {summary.ir_version}", soft_wrap=True
+    )
     rows = [("input", *_tensor(info)) for info in summary.inputs] + [
         ("output", *_tensor(info)) for info in summary.outputs
     ]
@@ -81,7 +83,7 @@ def prepare_table(result: PrepareResult) -> None:
         title = f"prepared against original, on {parity.samples} samples of {parity.feeds}"
         show.print_table(out, title, ("output", "SQNR", "largest difference"), _parity_rows(parity), right=(1, 2))
     if result.output is not None:
-        out.print(f"written: {result.output}")
+        out.print(f"written: {result.output}", soft_wrap=True)
 
 
 def convert_json(result: ConvertResult) -> None:
@@ -111,7 +113,7 @@ def convert_table(result: ConvertResult) -> None:
         if parity.reason:
             out.print(f"not compared on {parity.feeds}: {parity.reason}")
     if result.output is not None:
-        out.print(f"written: {result.output}")
+        out.print(f"written: {result.output}", soft_wrap=True)
 
 
 def _parity_rows(parity: Parity) -> list[tuple[str, str, str]]:

@@ -49,7 +49,7 @@ def result_table(result: QuantizeResult) -> None:
 def _scores(out: Console, result: QuantizeResult) -> None:
     scores, unit = result.record.scores, result.score.unit
     where = ", scored on the calibration data" if scores["is_on_calibration_data"] else ""
-    out.print(f"{result.calibration.source.name} for {result.record.target}")
+    out.print(f"{result.calibration.source.name} for {result.record.target}", soft_wrap=True)
     # the SQNR of the float model against itself is a ceiling, no score
     is_ceiling = str(scores["metric"]).startswith("sqnr")
     rows = [
