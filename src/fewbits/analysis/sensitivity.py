@@ -41,6 +41,22 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Noise:
+    """Where the noise of one precision arises, each part as the output error that it causes alone.
+
+    Attributes:
+        own: group -> error of rounding its weights and constants.
+        written: group -> error of rounding the tensors that it writes, for all their readers.
+        read: (writer, reader), two groups -> error of rounding what passes between them, at that reader alone; the
+            writer is "" for what comes from outside of all groups, such as the network's input.
+    """
+
+    own: Mapping[str, float]
+    written: Mapping[str, float]
+    read: Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Sensitivity:
     """The sensitivity of every group of a network in every precision asked for.
 
@@ -54,6 +70,7 @@ class Sensitivity:
         figures: (group name, precision, part) -> figure; the parts "weights" and "activations" may be absent.
         measured: (group name, precision) -> error that a real run confirmed, where one was made.
         metric: the user's metric, where errors are drops of its score; empty where they are relative errors.
+        noise: precision -> where its noise arises; empty where that was not asked for or cannot be told.
     """
 
     method: str
@@ -65,6 +82,7 @@ class Sensitivity:
     figures: Mapping[tuple[str, str, Part], Figure]
     measured: Mapping[tuple[str, str], float] = field(default_factory=dict)
     metric: str = ""
+    noise: Mapping[str, Noise] = field(default_factory=dict)
 
     def error(self, group: str, precision: str) -> float:
         """Return the relative output error of one group, by name: the measured one where there is one.

@@ -10,7 +10,7 @@ Source: Hutchinson's estimator of d' J' W J d; first order in d, so it says litt
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,27 +18,22 @@ import onnx_ir as ir
 import torch
 
 from fewbits.analysis.locations import Edge, Locations, locate, read_anew, written_anew
-from fewbits.analysis.sensitivity import PARTS, Part
-from fewbits.analysis.torch_deltas import Candidate, Deltas, grid_of
+from fewbits.analysis.sensitivity import PARTS, Noise, Part
+from fewbits.analysis.torch_deltas import Candidate, Deltas
+from fewbits.analysis.torch_noise import NoiseSums
 from fewbits.analysis.torch_probe import Probed, Recorder, probe
+from fewbits.analysis.torch_projections import CONSTANTS, TRAINED, Projections, Whole, read_by_softmax
 from fewbits.errors import SpecError
 from fewbits.graph.optable import Kind
 from fewbits.graph.topology import op_rule
 from fewbits.numerics.channel_error import ChannelError
 from fewbits.quantization.groups import Group
-from fewbits.quantization.observe import seen_by_softmax
-from fewbits.runtime.torch_graph import Step, TorchGraph, feeds_to_torch
-from fewbits.runtime.torch_quantize import as_half
-from fewbits.spec.encodings import Encoding
-from fewbits.spec.plan import Plan, Role
+from fewbits.runtime.torch_graph import TorchGraph, feeds_to_torch
+from fewbits.spec.plan import Plan
 from fewbits.spec.precision import FP16
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-
-_TRAINED = frozenset({Role.WEIGHT, Role.BIAS})
-_CONSTANTS = frozenset({Role.CONSTANT})
-"""They have the width of activations, with which they are added or multiplied, and count with them."""
 
 
 def module_of(model: ir.Model, device: str) -> TorchGraph:
@@ -85,19 +80,6 @@ class _ChannelWeights:
         return value.new_full(layout, float(scaled.mean()))  # one channel, or channels of changing number
 
 
-@dataclass(frozen=True, slots=True)
-class _Whole:
-    """A group computed with all its grids at once: they may fall together (x and c x), and add no noise twice."""
-
-    head: str
-    follower: str
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Its nodes."""
-        return (self.head, self.follower) if self.follower else (self.head,)
-
-
 @dataclass
 class _Places:
     """What one candidate does at the places of one group."""
@@ -105,7 +87,7 @@ class _Places:
     edges: dict[Edge, str | None]
     outputs: dict[str, str | None]
     layers: tuple[str, ...]
-    whole: _Whole | None
+    whole: Whole | None
 
 
 class OnePass:
@@ -120,6 +102,7 @@ class OnePass:
         samples: that the variance was taken over, and that will be added.
         probes: random projections per sample.
         seed: of the projections.
+        with_noise: tell the noise between groups apart, too (see `noise`).
     """
 
     def __init__(
@@ -133,6 +116,7 @@ class OnePass:
         samples: int,
         probes: int,
         seed: int = 0,
+        with_noise: bool = False,
     ) -> None:
         self._module = module.requires_grad_(False)
         self._candidates = tuple(candidates)
@@ -146,8 +130,9 @@ class OnePass:
         uses.update(str(v.name) for v in graph.outputs)
         self._shared = frozenset(name for name, n in uses.items() if n > 1)
         self._deltas = Deltas(self._candidates, module)
-        self._softmax = _read_by_softmax(graph)
+        self._softmax = read_by_softmax(graph)
         self._sums: dict[tuple[str, str, Part], list[F64]] = {}
+        self._noise = NoiseSums(graph, self._groups, self._candidates) if with_noise else None
 
     def counts_samples(self, feeds: Mapping[str, npt.NDArray[np.generic]], samples: int) -> bool:
         """Whether the first axis of every tensor is as long as there are samples.
@@ -172,49 +157,38 @@ class OnePass:
         return True
 
     def _recorder(self) -> Recorder:
-        places = self._places.values()
+        places, noise = self._places.values(), self._noise
         return Recorder(
-            frozenset(edge for p in places for edge in p.edges),
-            frozenset(name for p in places for name in p.outputs),
+            frozenset(edge for p in places for edge in p.edges) | (noise.edges if noise else frozenset()),
+            frozenset(name for p in places for name in p.outputs) | (noise.outputs if noise else frozenset()),
             frozenset(name for p in places for name in (*p.layers, *(p.whole.names if p.whole else ()))),
             self._shared,
         )
 
     def _project(self, probed: Probed) -> None:
-        seen = _Projections(probed, self._deltas, self._softmax)
+        seen = Projections(probed, self._deltas, self._softmax)
         for candidate in self._candidates:
             for place in self._groups:
                 mine = self._places[candidate.precision, place.group.name]
-                weights = sum((seen.layer(candidate, name, _TRAINED) for name in mine.layers), seen.nothing)
+                weights = sum((seen.layer(candidate, name, TRAINED) for name in mine.layers), seen.nothing)
                 head = mine.whole.head if mine.whole else ""
-                constants = (seen.layer(candidate, name, _CONSTANTS) for name in mine.layers if name != head)
+                constants = (seen.layer(candidate, name, CONSTANTS) for name in mine.layers if name != head)
                 data = sum(constants, seen.nothing if mine.whole is None else seen.whole(candidate, mine.whole))
                 data = sum((seen.edge(candidate, edge, key) for edge, key in mine.edges.items()), data)
                 data = sum((seen.output(candidate, name, key) for name, key in mine.outputs.items()), data)
                 for part, projection in zip(PARTS, (weights + data, weights, data), strict=True):
                     key = (place.group.name, candidate.precision, part)
                     self._sums.setdefault(key, []).append((projection**2).mean(axis=1))
+        if self._noise is not None:
+            self._noise.add(seen)
 
     def estimates(self) -> dict[tuple[str, str, Part], tuple[float, float]]:
         """Return (group, precision, part) -> (relative output error, its relative standard deviation)."""
         return {key: _mean(np.concatenate(values)) for key, values in self._sums.items()}
 
-
-def _read_by_softmax(graph: ir.Graph) -> dict[str, tuple[Edge, int]]:
-    """Return tensors that nothing but a Softmax reads -> (its edge, its axis)."""
-    found = {}
-    for node in graph:
-        source = node.inputs[0] if node.op_type == "Softmax" else None
-        if source is not None and len(list(source.uses())) == 1 and not source.is_graph_output():
-            found[str(source.name)] = ((str(node.name), 0), node.attributes.get_int("axis", -1))
-    return found
-
-
-def _computed(step: Step, inputs: Sequence[torch.Tensor | None]) -> torch.Tensor:
-    results = step.operator(step.call, inputs)
-    made = results[0] if isinstance(results, tuple) else results
-    assert made is not None
-    return made
+    def noise(self) -> dict[str, Noise]:
+        """Return precision -> where its noise arises; empty where that was not asked for."""
+        return {} if self._noise is None else self._noise.found()
 
 
 def _mean(values: F64) -> tuple[float, float]:
@@ -245,7 +219,7 @@ def _places(graph: ir.Graph, plan: Plan, place: Locations) -> _Places:
     )
 
 
-def _whole(nodes: Sequence[ir.Node], plan: Plan) -> _Whole | None:
+def _whole(nodes: Sequence[ir.Node], plan: Plan) -> Whole | None:
     """Return head and follower of a group without weights to multiply by, which is computed with its grids at once."""
     head = nodes[0]
     rule = op_rule(head)
@@ -253,96 +227,4 @@ def _whole(nodes: Sequence[ir.Node], plan: Plan) -> _Whole | None:
         return None
     out = head.outputs[0]
     is_fused = len(nodes) > 1 and str(out.name) not in plan.outputs and nodes[1].inputs[0] is out
-    return _Whole(str(head.name), str(nodes[1].name) if is_fused else "")
-
-
-@dataclass
-class _Projections:
-    """Projections of one batch, each computed once: precisions share grids, and an edge its producer's tensor."""
-
-    probed: Probed
-    deltas: "Deltas"
-    softmax: Mapping[str, tuple[Edge, int]]
-    known: dict[tuple[int, object], F64] = field(default_factory=dict)
-
-    @property
-    def nothing(self) -> F64:
-        return np.zeros((self.probed.samples, 1))
-
-    def edge(self, candidate: Candidate, edge: Edge, key: str | None) -> F64:
-        index = self.probed.record.at_edge.get(edge)
-        return self.nothing if index is None else self._tensor(candidate, index, key)
-
-    def output(self, candidate: Candidate, name: str, key: str | None) -> F64:
-        index = self.probed.record.at_output.get(name)
-        return self.nothing if index is None else self._tensor(candidate, index, key)
-
-    def layer(self, candidate: Candidate, name: str, roles: frozenset[Role]) -> F64:
-        """Project what the candidate's parameters of some roles change at the raw output of a layer."""
-        call = self.probed.record.calls.get(name)
-        parameters = self.deltas.parameters(candidate, name, roles)
-        if call is None or not parameters:
-            return self.nothing
-        step, inputs, index = call
-        changed = {position: parameter.value for position, parameter in parameters.items()}
-        kind = ("layer", name, tuple((position, parameter.kind) for position, parameter in parameters.items()))
-        if (index, kind) not in self.known:
-            given = [changed.get(i, value) for i, value in enumerate(inputs)]
-            made = _computed(step, given)
-            self.known[index, kind] = self.probed.project(index, made - self.probed.record.tensors[index]).numpy()
-        return self.known[index, kind]
-
-    def whole(self, candidate: Candidate, place: _Whole) -> F64:
-        """Project what the candidate's grids change at the output of a group that is computed at once."""
-        calls = self.probed.record.calls
-        if place.head not in calls:
-            return self.nothing
-        step, inputs, index = calls[place.head]
-        plan, encodings = candidate.plan, candidate.encodings
-        grids = {i: encodings[key] for i in range(len(inputs)) if (key := plan.inputs.get((place.head, i))) is not None}
-        last = calls[place.follower][0] if place.follower in calls else step
-        out = plan.outputs.get(last.writes[0])
-        kind = (place, tuple((i, grid_of(e)) for i, e in grids.items()), out and grid_of(encodings[out]))
-        if (index, kind) not in self.known:
-            constants = self.deltas.parameters(candidate, place.head, _CONSTANTS)
-            trained = self.deltas.parameters(candidate, place.head, _TRAINED)
-            given = list(inputs)
-            for i, value in enumerate(inputs):
-                if i in constants:
-                    given[i] = constants[i].value
-                elif i in grids and i not in trained and value is not None:
-                    given[i] = Deltas.rounded(value, grids[i])
-            self.known[index, kind] = self._changed(step, given, place, encodings[out] if out else None)
-        return self.known[index, kind]
-
-    def _changed(self, step: Step, given: Sequence[torch.Tensor | None], place: _Whole, grid: Encoding | None) -> F64:
-        """Project the outputs of head and follower, given what the head reads; `grid` is that of the last of them."""
-        record = self.probed.record
-        made, index = _computed(step, given), record.calls[place.head][2]
-        found = self.nothing
-        if place.follower in record.calls:
-            found = self.probed.project(index, made - record.tensors[index]).numpy()
-            follower, inputs, index = record.calls[place.follower]
-            made = before = _computed(follower, (made, *inputs[1:]))
-        else:
-            before = record.tensors[index]
-        made = made if grid is None else Deltas.rounded(made, grid)
-        total: F64 = found + self.probed.project(index, made - before).numpy()
-        return total
-
-    def _seen(self, index: int) -> torch.Tensor:
-        """Return a tensor as its readers see it: what vanishes in a Softmax does not matter, and is not noise."""
-        record = self.probed.record
-        value = record.tensors[index].detach()
-        for name, (edge, axis) in self.softmax.items():
-            if index in (record.at_output.get(name), record.at_edge.get(edge)):
-                return torch.from_numpy(seen_by_softmax(value.cpu().numpy(), axis)).to(value)
-        return value
-
-    def _tensor(self, candidate: Candidate, index: int, key: str | None) -> F64:
-        kind: object = "fp16" if key is None else grid_of(candidate.encodings[key])
-        if (index, kind) not in self.known:
-            value = self._seen(index)
-            rounded = as_half(value) if key is None else Deltas.rounded(value, candidate.encodings[key])
-            self.known[index, kind] = self.probed.project(index, rounded.sub_(value)).numpy()
-        return self.known[index, kind]
+    return Whole(str(head.name), str(nodes[1].name) if is_fused else "")

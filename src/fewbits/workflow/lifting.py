@@ -1,15 +1,16 @@
-"""Which groups to lift to a higher precision first, and how many a percentage is."""
+"""Which groups to lift to a higher precision, one by one or together, and how many a percentage is."""
 
 import math
 from collections.abc import Mapping, Sequence
 
-from fewbits.analysis.sensitivity import Sensitivity
+from fewbits.analysis.sensitivity import Noise, Sensitivity
 from fewbits.errors import SpecError
 from fewbits.graph.inspect import inspect_graph
 from fewbits.quantization.groups import Group
 from fewbits.spec.plan import Plan
 from fewbits.spec.precision import Precision
 from fewbits.workflow.calibrate import Calibration
+from fewbits.workflow.lift_together import least_noise
 
 
 def lifting_order(plan: Plan, sensitivity: Sensitivity, base: str, high: str) -> tuple[Group, ...]:
@@ -51,20 +52,55 @@ def lifted(
     Raises:
         SpecError: there is a limit, and the shares are not known.
     """
-    groups = tuple(order[: math.ceil(len(order) * percent / 100 - 1e-9)])
-    if most_macs is None:
+    groups = tuple(order[: _count(order, percent)])
+    _check_shares(shares, most_macs)
+    if most_macs is None or shares is None:
         return groups
-    if shares is None:
-        raise SpecError(
-            "The share of multiply-accumulates cannot be limited, since shapes of the network are not known: fix open "
-            "dimensions with --dim, or leave --most-macs out."
-        )
     total = 0.0
     for count, group in enumerate(groups):
         total += shares[group.name]
         if 100 * total > most_macs + 1e-9:
             return groups[:count]
     return groups
+
+
+def lifted_together(
+    order: Sequence[Group],
+    noise: tuple[Noise, Noise],
+    percent: float,
+    *,
+    shares: Mapping[str, float] | None = None,
+    most_macs: float | None = None,
+) -> tuple[Group, ...]:
+    """Return the groups that leave the least noise when they are lifted together, in the order given.
+
+    Args:
+        order: groups that may be lifted.
+        noise: of the precision that they are lifted from, and of that which they are lifted to.
+        percent: of the groups, above 0 and up to 100, rounded up.
+        shares: group name -> share of the network's multiply-accumulates, see `mac_shares`.
+        most_macs: percent of the multiply-accumulates at most.
+
+    Raises:
+        SpecError: there is a limit, and the shares are not known; or no answer is found.
+    """
+    _check_shares(shares, most_macs)
+    limit = None if most_macs is None else most_macs / 100
+    names = [group.name for group in order]
+    chosen = set(least_noise(*noise, names, _count(order, percent), shares=shares, limit=limit))
+    return tuple(group for group in order if group.name in chosen)
+
+
+def _count(order: Sequence[Group], percent: float) -> int:
+    return math.ceil(len(order) * percent / 100 - 1e-9)
+
+
+def _check_shares(shares: Mapping[str, float] | None, most_macs: float | None) -> None:
+    if most_macs is not None and shares is None:
+        raise SpecError(
+            "The share of multiply-accumulates cannot be limited, since shapes of the network are not known: fix open "
+            "dimensions with --dim, or leave --most-macs out."
+        )
 
 
 def mac_shares(calibration: Calibration, groups: Sequence[Group], sizes: Mapping[str, int]) -> dict[str, float] | None:

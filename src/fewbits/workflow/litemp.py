@@ -28,7 +28,7 @@ from fewbits.workflow.brute_force import brute_force
 from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate_subject
 from fewbits.workflow.candidates import Candidate, Contest
 from fewbits.workflow.goal import Goal, check_goal, open_goal
-from fewbits.workflow.lifting import lifted, lifting_order, mac_shares
+from fewbits.workflow.lifting import lifted, lifted_together, lifting_order, mac_shares
 from fewbits.workflow.litemp_steps import Contestants, Lifted, reason_of, steps_after
 from fewbits.workflow.quantized import Quantized
 from fewbits.workflow.ranges import check_ranges
@@ -259,7 +259,7 @@ class _Run:
         shares = mac_shares(contest.calibration, order, contest.sizes)
         precision, done = Precision.parse(wanted.high), 0
         for percent in wanted.percents:
-            groups = lifted(order, percent, shares=shares, most_macs=wanted.most_macs)
+            groups = self._choose(order, percent, shares)
             if len(groups) <= done:
                 limit = (
                     "" if wanted.most_macs is None else f" within {wanted.most_macs:g} % of the multiply-accumulates"
@@ -273,12 +273,20 @@ class _Run:
             share = None if shares is None else sum(shares[group.name] for group in groups)
             yield Lifted(percent, tuple(group.name for group in groups), share, scored)
 
+    def _choose(self, order: Sequence[Group], percent: float, shares: Mapping[str, float] | None) -> tuple[Group, ...]:
+        """Return the best set where the noise between groups is known, the first of the order elsewhere."""
+        wanted, noise = self.wanted, {} if self.sensitivity is None else self.sensitivity.noise
+        if wanted.base in noise and wanted.high in noise:
+            both = (noise[wanted.base], noise[wanted.high])
+            return lifted_together(order, both, percent, shares=shares, most_macs=wanted.most_macs)
+        return lifted(order, percent, shares=shares, most_macs=wanted.most_macs)
+
     def _rank(self, base: Quantized, high: Quantized) -> Sensitivity:
         contest = self.contest
         samples = contest.options["rank_samples"]
         if contest.options["ranking"] == "one-pass":
             with contest.stages.stage("rank groups", samples) as told:
-                return one_pass(contest.calibration, (base, high), samples=samples, progress=told)
+                return one_pass(contest.calibration, (base, high), samples=samples, with_noise=True, progress=told)
         path = None if contest.output is None else contest.output / STORE
         with contest.stages.stage("rank groups"), Store(path) as store:
             return brute_force(contest.calibration, (base, high), samples=samples, store=store, progress=self.watcher)

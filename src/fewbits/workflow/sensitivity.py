@@ -32,6 +32,7 @@ def one_pass(
     outputs: Sequence[str] | None = None,
     device: str = "cpu",
     seed: int = 0,
+    with_noise: bool = False,
     progress: Progress | None = None,
 ) -> Sensitivity:
     """Estimate the output error that each group causes when it alone is quantized, for every precision at once.
@@ -45,6 +46,7 @@ def one_pass(
         outputs: the outputs whose error counts; None takes all float outputs that vary.
         device: where torch computes: cpu, cuda.
         seed: of the projections.
+        with_noise: find out, too, what each tensor between two groups contributes.
         progress: told of each batch.
 
     Raises:
@@ -64,7 +66,8 @@ def one_pass(
 
     def start() -> "OnePass":
         return OnePass(
-            graph, module, groups, candidates, outputs=varied, samples=total, probes=probes, seed=seed
+            graph, module, groups, candidates, outputs=varied, samples=total, probes=probes, seed=seed,
+            with_noise=with_noise,
         )  # fmt: skip
 
     with threads(calibration.subject.options.threads):
@@ -72,7 +75,7 @@ def one_pass(
     figures = {key: Figure(error, deviation) for key, (error, deviation) in found.estimates().items()}
     return Sensitivity(
         method="one-pass", groups=groups, precisions=tuple(c.precision for c in candidates), samples=count,
-        probes=probes, outputs=tuple(varied), figures=figures,
+        probes=probes, outputs=tuple(varied), figures=figures, noise=found.noise(),
     )  # fmt: skip
 
 

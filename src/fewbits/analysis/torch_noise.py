@@ -1,0 +1,106 @@
+"""The noise of every group and of the tensors between groups, told apart, from the projections of the one pass."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from fewbits.analysis.locations import Edge, Locations, read_anew, written_anew
+from fewbits.analysis.sensitivity import Noise
+from fewbits.analysis.torch_deltas import Candidate
+from fewbits.analysis.torch_projections import CONSTANTS, TRAINED, Projections
+from fewbits.spec.precision import FP16
+
+F64 = npt.NDArray[np.float64]
+_Key = tuple[str, str, tuple[str, ...]]
+"""(precision, kind, the group or its writer and itself)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where one group adds noise in one precision; key None stands for rounding to float16."""
+
+    candidate: Candidate
+    group: str
+    layers: tuple[str, ...]
+    written: dict[str, str | None]
+    read: dict[str, dict[Edge, str | None]]
+
+
+class NoiseSums:
+    """Accumulates squared projections over batches.
+
+    Args:
+        graph: prepared.
+        places: of every group.
+        candidates: the precisions.
+    """
+
+    def __init__(self, graph: ir.Graph, places: Sequence[Locations], candidates: Sequence[Candidate]) -> None:
+        owners = {node: place.group.name for place in places for node in place.group.nodes}
+        writers = {str(v.name): owners.get(str(node.name), "") for node in graph for v in node.outputs}
+        nodes = {str(node.name): node for node in graph}
+        sources = {edge: nodes[edge[0]].inputs[edge[1]] for place in places for edge in place.edges}
+        from_group = {edge: writers.get(str(value.name), "") for edge, value in sources.items() if value is not None}
+        self._candidates = tuple(candidates)
+        self._places = [_places(graph, c, place, from_group) for c in candidates for place in places]
+        self._sums: dict[_Key, list[F64]] = {}
+
+    @property
+    def edges(self) -> frozenset[Edge]:
+        """Inputs of nodes whose gradient is wanted."""
+        return frozenset(edge for place in self._places for edges in place.read.values() for edge in edges)
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """Tensors whose gradient is wanted."""
+        return frozenset(name for place in self._places for name in place.written)
+
+    def add(self, seen: Projections) -> None:
+        """Take one batch in."""
+        for place in self._places:
+            for key, projections in _projected(seen, place):
+                projection = sum(projections, seen.nothing)
+                self._sums.setdefault(key, []).append((projection**2).mean(axis=1))
+
+    def found(self) -> dict[str, Noise]:
+        """Return precision -> its noise."""
+        means = {key: float(np.concatenate(values).mean()) for key, values in self._sums.items()}
+        return {c.precision: _noise(means, c.precision) for c in self._candidates}
+
+
+def _noise(means: Mapping[_Key, float], precision: str) -> Noise:
+    mine = [(kind, groups, error) for (name, kind, groups), error in means.items() if name == precision]
+    return Noise(
+        own={groups[0]: error for kind, groups, error in mine if kind == "own"},
+        written={groups[0]: error for kind, groups, error in mine if kind == "written"},
+        read={(groups[0], groups[1]): error for kind, groups, error in mine if kind == "read"},
+    )
+
+
+def _projected(seen: Projections, place: _Places) -> Iterator[tuple[_Key, Iterable[F64]]]:
+    candidate, name = place.candidate, place.group
+    layers = (seen.layer(candidate, layer, TRAINED | CONSTANTS) for layer in place.layers)
+    yield (candidate.precision, "own", (name,)), layers
+    written = (seen.output(candidate, tensor, key) for tensor, key in place.written.items())
+    yield (candidate.precision, "written", (name,)), written
+    for writer, edges in place.read.items():
+        read = (seen.edge(candidate, edge, key) for edge, key in edges.items())
+        yield (candidate.precision, "read", (writer, name)), read
+
+
+def _places(graph: ir.Graph, candidate: Candidate, place: Locations, writers: dict[Edge, str]) -> _Places:
+    plan = candidate.plan
+    half = {name for name in place.group.nodes if plan.nodes[name].precision == FP16}
+    edges: dict[Edge, str | None] = {**read_anew(plan, place), **{e: None for e in place.edges if e[0] in half}}
+    written: dict[str, str | None] = dict(written_anew(graph, plan, place))
+    if half:
+        written.update(dict.fromkeys(place.outputs))
+    gridded = {name for name, _ in plan.inputs}
+    layers = tuple(name for name in place.layers if name in half or name in gridded)
+    read: dict[str, dict[Edge, str | None]] = {}
+    for edge, key in edges.items():
+        read.setdefault(writers[edge], {})[edge] = key
+    return _Places(candidate, place.group.name, layers, written, read)
