@@ -16,7 +16,7 @@ def plan_of(name: str, precision: str = "w8a8", nodes=None, target: str = "qnn-h
     return resolve(graph, Profile.parse(precision, nodes), load_target(target), **options)
 
 
-@pytest.mark.parametrize("name", ["conv_relu", "conv_clip", "conv_leaky", "conv_prelu", "depthwise"])
+@pytest.mark.parametrize("name", ["conv_relu", "conv_clip", "depthwise"])
 def test_fused_group_has_one_output_grid(name):
     plan = plan_of(name)
     assert "c" not in plan.grids
@@ -24,8 +24,19 @@ def test_fused_group_has_one_output_grid(name):
     assert plan.outputs == {"y": "y"}
 
 
+@pytest.mark.parametrize("name", ["conv_leaky", "conv_prelu"])
+def test_a_target_may_fuse_other_activations(name, tmp_path):
+    (tmp_path / "t.toml").write_text('extends = "qnn-htp-v73"\n[fused]\nConv = ["LeakyRelu", "PRelu"]\n')
+    plan = plan_of(name, target=str(tmp_path / "t.toml"))
+    assert "c" not in plan.grids
+    assert "inside the fused group Conv 'c'" in plan.reasons["c"]
+    assert plan.outputs == {"y": "y"}
+
+
 def test_what_a_target_does_not_fuse_gets_two_grids():
     assert "c" in plan_of("conv_leaky", target="ort-cpu").grids
+    assert "c" in plan_of("conv_leaky").grids  # onnxruntime's QNN provider wants a grid between
+    assert "c" in plan_of("conv_prelu").grids
     assert "c" in plan_of("conv_relu", target="qnn-htp-v69").grids
     assert "c" in plan_of("conv_read_twice").grids
 
@@ -87,13 +98,32 @@ def test_fixed_ranges_come_from_the_target():
         ("matmul_left", "w", PerTensor()),
         ("matmul_stacked", "w", PerChannel(2)),
         ("matmul_weight_vector", "w", PerTensor()),
-        ("conv_prelu", "slope", PerChannel(0)),
     ],
 )
 def test_weights_are_symmetric_along_their_output_channels(name, weight, granularity):
-    grid = plan_of(name, "w4a8").grids[weight]
-    assert (grid.role, grid.spec.dtype, grid.spec.granularity) == (Role.WEIGHT, DType.INT4, granularity)
-    assert (grid.spec.qmin, grid.spec.qmax) == (-7, 7)
+    for target, one_scale in (("ort-cpu", DType.INT4), ("qnn-htp-v73", DType.INT8)):
+        grid = plan_of(name, "w4a8", target=target).grids[weight]
+        stored = one_scale if granularity == PerTensor() else DType.INT4
+        assert (grid.role, grid.spec.dtype, grid.spec.granularity) == (Role.WEIGHT, stored, granularity)
+        assert (grid.spec.qmin, grid.spec.qmax) == (-7, 7)
+
+
+def test_four_bit_weights_of_one_output_channel_live_in_eight_bits_on_htp():
+    """Its compiler takes a single scale for a per-tensor grid, and has none of 4 bits."""
+    text = "g (float[N, 4, 2, 2] x) => (float[N, 1, 2, 2] y) { y = Conv (x, w) }"
+    for channels, stored in ((1, DType.INT8), (2, DType.INT4)):
+        made = model(text.replace("[N, 1,", f"[N, {channels},"), w=normal(channels, 4, 1, 1))
+        grid = plan_of(made, "w4a8").grids["w"]
+        assert (grid.spec.dtype, grid.spec.bits) == (stored, 4)
+        assert plan_of(made, "w4a8", target="ort-cpu").grids["w"].spec.dtype is DType.INT4
+
+
+def test_gamma_of_16_bits_has_its_zero_point_in_the_middle():
+    """Beside an int32 bias HTP rejects a uint16 gamma whose zero point is 0."""
+    for precision, is_symmetric in (("w8a8", False), ("w8a16", True), ("w16a16", True)):
+        spec = plan_of("attention", precision).grids["gamma"].spec
+        assert spec.dtype.value == f"uint{precision.split('a')[1]}"
+        assert spec.is_symmetric is is_symmetric
 
 
 def test_targets_without_per_channel_matmul_get_one_scale():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -156,7 +156,9 @@ class _Builder:
 
     def _add_gamma(self, node: ir.Node, rule: OpRule, precision: Precision) -> None:
         if self.target.gamma_follows_activation:
-            self._read(node, rule.weight or 1, activation_spec(precision))
+            spec = activation_spec(precision)
+            # beside an int32 bias, HTP rejects a 16-bit gamma whose zero point is 0 and takes one in the middle
+            self._read(node, rule.weight or 1, replace(spec, is_symmetric=spec.dtype.bits == 16))
         else:
             self._add_weight(node, rule.weight or 1, precision, None)
 
@@ -164,11 +166,11 @@ class _Builder:
         value = node.inputs[position]
         assert value is not None
         name = str(value.name)
-        bits = precision.weight_bits
-        spec = QuantSpec(
-            DType.container(bits, signed=True), bits, is_symmetric=True,
-            granularity=PerTensor() if axis is None else PerChannel(axis),
-        )  # fmt: skip
+        bits, dtype = precision.weight_bits, DType.container(precision.weight_bits, signed=True)
+        has_one_scale = axis is None or value.shape is None or value.shape[axis] == 1
+        if dtype is DType.INT4 and has_one_scale and not self.target.int4_per_tensor:
+            dtype = DType.INT8
+        spec = QuantSpec(dtype, bits, is_symmetric=True, granularity=PerTensor() if axis is None else PerChannel(axis))
         grid = Grid(name, spec, Role.WEIGHT)
         key = name
         while key in self.grids and self.grids[key] != grid:

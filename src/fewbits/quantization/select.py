@@ -12,10 +12,10 @@ from fewbits.numerics.ranges import Estimator, MinMax, Mse, Percentile
 from fewbits.quantization.encode import Ranges
 from fewbits.spec.plan import Plan, Role
 
-CANDIDATES: tuple[Estimator, ...] = (Mse(), MinMax(), Percentile(99.99))
+CANDIDATES: tuple[Estimator, ...] = (Mse(), MinMax(), Percentile(99.95), Percentile(99.99), Percentile(99.999))
 """Settings tried on the whole network; the first is the one kept unless another is clearly better."""
 
-_BLOCKS = 6
+_BLOCKS = 4
 MOST_TRIALS = len(CANDIDATES) + _BLOCKS
 """Passes over the few samples that a choice may take."""
 TRIAL_SAMPLES = 32

@@ -14,7 +14,7 @@ from fewbits.spec.dtypes import DType
 DEFAULT_TARGET = "qnn-htp-v73"
 _KEYS = {
     "description", "extends", "activation_types", "weight_types", "per_channel", "fused", "fixed_ranges",
-    "concat_shares_grid", "gamma_follows_activation", "left_float", "fp16",
+    "concat_shares_grid", "gamma_follows_activation", "left_float", "fp16", "int4_per_tensor",
 }  # fmt: skip
 _NEEDED = ("description", "activation_types", "weight_types", "per_channel", "fused")
 _T = TypeVar("_T")
@@ -37,6 +37,8 @@ class Target:
             (else a symmetric signed weight).
         left_float: operator -> reason why it stays in float on this device.
         fp16: whether the device computes in float16.
+        int4_per_tensor: whether weights of at most 4 bits may have one scale for the whole tensor (one output channel
+            counts as that); where not, their codes are stored as int8.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Target:
     gamma_follows_activation: bool = True
     left_float: Mapping[str, str] = field(default_factory=dict)
     fp16: bool = True
+    int4_per_tensor: bool = True
 
 
 def target_names() -> tuple[str, ...]:
@@ -119,6 +122,7 @@ def _build(name: str, table: Mapping[str, Any], where: str) -> Target:
         gamma_follows_activation=read.flag("gamma_follows_activation"),
         left_float={k: read.typed(f"left_float.{k}", v, str, "a reason") for k, v in read.table("left_float").items()},
         fp16=read.flag("fp16"),
+        int4_per_tensor=read.flag("int4_per_tensor"),
     )
 
 
