@@ -86,7 +86,7 @@ def digits():
     options = RunOptions(threads=1)
     calibration = calibrate(DIGITS / "digits.onnx", data=DIGITS / "calib.npz", samples=64, run_options=options)
     made = [quantize_calibrated(calibration, name, ranges="mse") for name in ("w8a8", "w8a16")]
-    return calibration, made, one_pass(calibration, made, samples=64, with_noise=True)
+    return calibration, made, one_pass(calibration, made, samples=64, probes=16, with_noise=True)
 
 
 @needs_torch
@@ -100,9 +100,9 @@ def test_noise_adds_up_to_what_the_whole_network_shows(digits):
 
 
 @needs_torch
-@pytest.mark.parametrize(("percent", "times"), [(20, 0.97), (35, 0.95), (50, 1.02)])
+@pytest.mark.parametrize(("percent", "times"), [(20, 0.97), (40, 0.95), (50, 0.95)])
 def test_lifting_together_beats_one_by_one(digits, percent, times):
-    """By a tenth at 20 and 35 %; what is left at 50 % is the same for both but for the noise of the estimate."""
+    """By about a tenth; with fewer projections the noise of the estimates is as large."""
     calibration, (base, _high), found = digits
     judge = OutputJudge(calibration, 64, None, "channel")
     order = lifting_order(base.plan, found, "w8a8", "w8a16")

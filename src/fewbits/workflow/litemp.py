@@ -1,6 +1,7 @@
 """Verb litemp: lite mixed precision, step 2 of the workflow. The most sensitive groups in a higher precision."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -42,6 +43,8 @@ from fewbits.workflow.verdict import Status
 from fewbits.workflow.writing import Options
 
 PERCENTS = (5.0, 10.0, 20.0, 40.0)
+_PROJECTIONS, _MOST_PROBES = 256, 16
+"""Samples x probes of the ranking: what is left when the worst groups are lifted is told apart by small figures."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -286,7 +289,11 @@ class _Run:
         samples = contest.options["rank_samples"]
         if contest.options["ranking"] == "one-pass":
             with contest.stages.stage("rank groups", samples) as told:
-                return one_pass(contest.calibration, (base, high), samples=samples, with_noise=True, progress=told)
+                count = min(samples, contest.calibration.statistics.samples)
+                probes = min(math.ceil(_PROJECTIONS / count), _MOST_PROBES)
+                return one_pass(
+                    contest.calibration, (base, high), samples=samples, probes=probes, with_noise=True, progress=told
+                )
         path = None if contest.output is None else contest.output / STORE
         with contest.stages.stage("rank groups"), Store(path) as store:
             return brute_force(contest.calibration, (base, high), samples=samples, store=store, progress=self.watcher)
