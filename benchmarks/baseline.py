@@ -35,7 +35,10 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", choices=sorted(NETWORKS), default=["mobilenetv1"])
     parser.add_argument("--target", default=pipeline.TARGET)
     parser.add_argument("--samples", type=int, default=400, help="calibration samples, of both tools")
-    parser.add_argument("--timed", nargs="*", choices=sorted(NETWORKS), default=["mobilenetv2", "fastestdet"])
+    parser.add_argument("--timed", nargs="*", choices=sorted(NETWORKS), default=sorted(NETWORKS))
+    parser.add_argument(
+        "--works", nargs="*", choices=list(WORK), default=[next(iter(WORK))], help="how ranges are found"
+    )
     parser.add_argument("--one", help="NETWORK:P,P:WORK: time one baseline in this process only")
     args = parser.parse_args()
     if args.one:
@@ -87,8 +90,8 @@ def timed(args: Namespace, name: str, precisions: str, work: str) -> dict[str, A
 def race(args: Namespace, name: str) -> dict[str, Any]:
     """Return how long fewbits and aimet-onnx take for the same scores, whole processes, imports included."""
     found: dict[str, Any] = {}
-    for work, (_, scheme) in WORK.items():
-        found[work] = {}
+    for work in args.works:
+        scheme, found[work] = WORK[work][1], {}
         for precisions, limit in LIMITS.items():
             begin = time.perf_counter()
             mine = here(args, f"{name}:{precisions}:{work}")
@@ -98,7 +101,7 @@ def race(args: Namespace, name: str) -> dict[str, Any]:
             found[work][precisions] = {"fewbits": mine, "aimet": peer, "ratio": ratio}
             met = "" if ratio is None else f"{ratio:.1f} x, limit {limit}: {record.verdict(ratio >= limit)}"
             spent = f"fewbits {mine['process_s']:.1f} s, aimet {peer.get('process_s')} s"
-            print(f"{name} {precisions}, {work}: {spent}; {met}")
+            print(f"{name} {precisions}, {work}: {spent}; {met}", flush=True)
     return found
 
 
