@@ -1,7 +1,8 @@
 """fewbits finds the fewest bits a trained network can run in without losing the accuracy its owner needs.
 
 The verbs are functions of the same names and options as the commands: `convert`, `prepare`, `inspect`, `quantize`,
-`baseline`, `analyze`, `litemp`, `evaluate`, `export`, `verify`, `report`, `targets`. `calibrate` and
+`baseline`, `analyze`, `litemp`, `evaluate`, `export`, `verify`, `lint`, `compile`, `estimate`,
+`report`, `targets`. `calibrate` and
 `quantize_calibrated` are `quantize` in two steps, for several precisions from one calibration; `brute_force` measures
 how sensitive each group of operators is. Names are imported when they are first used, so that `import fewbits` costs
 nothing.
@@ -29,10 +30,13 @@ _HOMES = {
     "baseline": "workflow.baseline",
     "brute_force": "workflow.brute_force",
     "calibrate": "workflow.calibrate",
+    "compile": "workflow.compile",
     "convert": "workflow.convert",
+    "estimate": "workflow.compile",
     "evaluate": "workflow.evaluate",
     "export": "workflow.export",
     "inspect": "workflow.inspect",
+    "lint": "workflow.lint",
     "litemp": "workflow.litemp",
     "prepare": "workflow.prepare",
     "quantize": "workflow.quantize",
@@ -59,10 +63,13 @@ __all__ = [
     "baseline",
     "brute_force",
     "calibrate",
+    "compile",
     "convert",
+    "estimate",
     "evaluate",
     "export",
     "inspect",
+    "lint",
     "litemp",
     "prepare",
     "quantize",
@@ -82,10 +89,12 @@ if TYPE_CHECKING:
     from fewbits.workflow.baseline import BaselineResult, baseline
     from fewbits.workflow.brute_force import brute_force
     from fewbits.workflow.calibrate import Calibration, calibrate
+    from fewbits.workflow.compile import compile, estimate  # noqa: A004
     from fewbits.workflow.convert import ConvertResult, convert
     from fewbits.workflow.evaluate import evaluate
     from fewbits.workflow.export import export
     from fewbits.workflow.inspect import inspect
+    from fewbits.workflow.lint import lint
     from fewbits.workflow.litemp import LitempResult, litemp
     from fewbits.workflow.prepare import prepare
     from fewbits.workflow.quantize import QuantizeResult, quantize

@@ -107,6 +107,33 @@ class Probed:
                 found[sample, turn] = torch.dot(left[sample], right[sample])
         return found
 
+    def project_rounding(
+        self, index: int, value: torch.Tensor, rounded: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Return g . (rounded(value) - value) for every sample and probe, float64 [samples, probes].
+
+        It is computed in pieces that stay in the processor's cache: what rounding costs is memory traffic.
+
+        Args:
+            index: of the tensor.
+            value: its values.
+            rounded: rounds one piece, element by element, in a tensor of its own.
+        """
+        axes = _memory_order(value)
+        gradients = [g.permute(axes).reshape(self.samples, -1) for g in self.gradients.get(index, ())]
+        found = torch.zeros(self.samples, max(len(gradients), 1), dtype=torch.float64)
+        flat = value.permute(axes).reshape(self.samples, -1)
+        for sample in range(self.samples if gradients else 0):
+            for begin in range(0, flat.shape[1], _PIECE):
+                piece = flat[sample, begin : begin + _PIECE]
+                change = rounded(piece).sub_(piece)
+                for turn, gradient in enumerate(gradients):
+                    found[sample, turn] += torch.dot(gradient[sample, begin : begin + _PIECE], change)
+        return found
+
+
+_PIECE = 1 << 17
+
 
 def _memory_order(value: torch.Tensor) -> tuple[int, ...]:
     """Return the axes in the order of memory, so that channels-last tensors flatten without a copy."""

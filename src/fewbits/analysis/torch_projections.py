@@ -1,7 +1,8 @@
 """What the grids of a precision change in a probed batch, projected on the output: one figure per sample and probe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from fewbits.analysis.torch_probe import Probed
 from fewbits.quantization.observe import seen_by_softmax
 from fewbits.runtime.torch_graph import Step
 from fewbits.runtime.torch_quantize import as_half
+from fewbits.spec.dtypes import PerTensor
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Role
 
@@ -144,6 +146,15 @@ class Projections:
         kind: object = "fp16" if key is None else grid_of(candidate.encodings[key])
         if (index, kind) not in self.known:
             value = self._seen(index)
-            rounded = as_half(value) if key is None else Deltas.rounded(value, candidate.encodings[key])
-            self.known[index, kind] = self.probed.project(index, rounded.sub_(value)).numpy()
+            encoding = None if key is None else candidate.encodings[key]
+            if encoding is not None and not isinstance(encoding.spec.granularity, PerTensor):
+                found = self.probed.project(index, Deltas.rounded(value, encoding).sub_(value))
+            else:
+                found = self.probed.project_rounding(index, value, _rounding(encoding))
+            self.known[index, kind] = found.numpy()
         return self.known[index, kind]
+
+
+def _rounding(encoding: Encoding | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what rounds to a grid with one scale, or to float16."""
+    return as_half if encoding is None else partial(Deltas.rounded, encoding=encoding)

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fewbits.cli import analyze, baseline, check, convert, litemp, model, quantize, report, targets
+from fewbits.cli import analyze, baseline, check, convert, deploy, litemp, model, quantize, report, targets
 from fewbits.errors import FewbitsError
 
 INTERRUPTED = 130
@@ -92,8 +92,12 @@ app.command("litemp")(litemp.litemp)
 app.command("evaluate")(check.evaluate)
 app.command("export")(baseline.export)
 app.command("verify")(check.verify)
+app.command("lint")(deploy.lint)
+app.command("compile")(deploy.compile)
+app.command("estimate")(deploy.estimate)
 app.command("report")(report.report)
 app.command("targets")(targets.targets)
+app.command("chips")(deploy.chips)
 
 
 def _version(value: bool) -> None:

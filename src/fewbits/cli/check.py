@@ -35,7 +35,8 @@ _Reference = Annotated[
 ]
 _Samples = Annotated[int | None, typer.Option("--samples", min=1, help="Samples at most.", show_default="all")]
 _Folder = Annotated[str, typer.Argument(metavar="OUT", help="Output folder of `fewbits quantize`.")]
-_On = Annotated[str, typer.Option("--on", metavar="PLACE", help="Where to run: ort-cpu.")]
+_On = Annotated[str, typer.Option("--on", metavar="PLACE", help="Where to run: ort-cpu, or qnn-htp (emulator).")]
+_Soc = Annotated[str, typer.Option("--soc", metavar="CHIP", help="The chip that qnn-htp emulates.")]
 
 
 def evaluate(
@@ -85,6 +86,7 @@ def verify(
     output: _Folder,
     *,
     on: _On = "ort-cpu",
+    soc: _Soc = "sm8550",
     data: SomeData = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Samples of --data at most.")] = 16,
     preset: Preset = None,
@@ -99,20 +101,29 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Run an artifact in a fresh process, compare it bit for bit with what was scored, and write a certificate."""
-    from fewbits.cli import show_check
+    from fewbits.cli import show_check, show_deploy
     from fewbits.cli.progress import Bars
     from fewbits.workflow.verify import verify as verb
+    from fewbits.workflow.verify_htp import VerifyHtpResult
 
     preprocess = parse_preprocess(
         preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
     )
     with Bars(quiet=quiet or json) as bars:
-        result = verb(output, on=on, data=data, samples=samples, preprocess=preprocess, progress=bars)
-    if json:
-        show_check.verify_json(result)
-    elif not quiet:
-        show_check.verify_table(result)
+        result = verb(output, on=on, soc=soc, data=data, samples=samples, preprocess=preprocess, progress=bars)
+    if isinstance(result, VerifyHtpResult):
+        if json:
+            show_deploy.htp_json(result)
+        elif not quiet:
+            show_deploy.htp_table(result)
+        said = "" if result.passed else show_deploy.htp_failure(result)
+    else:
+        if json:
+            show_check.verify_json(result)
+        elif not quiet:
+            show_check.verify_table(result)
+        said = "" if result.passed else show_check.failure(result)
     if not result.passed:
         if not json:
-            typer.echo(f"verify failed: {show_check.failure(result)}", err=True)
+            typer.echo(f"verify failed: {said}", err=True)
         raise typer.Exit(1)

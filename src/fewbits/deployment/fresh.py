@@ -44,13 +44,16 @@ def run_fresh(jobs: Sequence[Job], feeds: Sequence[Arrays], *, options: RunOptio
         return [unpack_runs((folder / f"{i}.npz").read_bytes())["outputs"] for i in range(len(jobs))]
 
 
-def _run_worker(folder: Path) -> None:
+def environment() -> dict[str, str]:
+    """Return the environment of a process that imports this very package."""
     path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def _run_worker(folder: Path) -> None:
     # -P: the user's folder is not on the path, so that no file of theirs stands for a library
     command = [sys.executable, "-P", "-m", "fewbits.deployment.worker", str(folder)]
-    result = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     if result.returncode:
         last = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
         raise ModelError(f"The model could not be run in a fresh process: {last}")

@@ -14,7 +14,7 @@ from fewbits import __version__
 from fewbits.errors import SpecError
 
 SCHEMA = 1
-_PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxslim", "ml-dtypes")
+_PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxslim", "onnxruntime-qnn", "ml-dtypes")
 
 
 def versions() -> dict[str, str]:

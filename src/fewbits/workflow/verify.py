@@ -18,8 +18,9 @@ from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.processor import saturates
 from fewbits.runtime.session import RunOptions, SessionPolicy, open_session
 from fewbits.workflow.stages import Stages, Watcher
+from fewbits.workflow.verify_htp import VerifyHtpResult, verify_on_htp
 
-PLACES = ("ort-cpu",)
+PLACES = ("ort-cpu", "qnn-htp")
 SAMPLES = 16
 _MOST_BYTES = 1 << 30
 
@@ -50,26 +51,32 @@ def verify(
     output: str | Path,
     *,
     on: str = "ort-cpu",
+    soc: str | int = "sm8550",
     data: DataLike | None = None,
     samples: int = SAMPLES,
     preprocess: Preprocess | None = None,
     progress: Watcher | None = None,
-) -> VerifyResult:
+) -> VerifyResult | VerifyHtpResult:
     """Reload an artifact in a fresh process, compare, and write certificate.json beside it.
+
+    On qnn-htp it runs on Qualcomm's emulator instead, and is compared with the file executed exactly as written: the
+    types of all operators, and every output, which may be at most 3 dB below what quantization costs anyway.
 
     Without `data` the stored samples are run, and compared with what the scored sim answered when it was scored. With
     `data`, the sim is opened again in this process and compared with the fresh one on those samples as well.
 
     Args:
         output: folder that `quantize` (or a later verb) wrote.
-        on: where to run: ort-cpu.
+        on: where to run: ort-cpu, or qnn-htp (extra `qnn`).
+        soc: the chip that qnn-htp emulates, by name or number.
         data: further samples.
         samples: of `data` at most.
         preprocess: how images become inputs.
         progress: told of each stage.
 
     Raises:
-        SpecError: no such place, or the folder holds no record.
+        SpecError: no such place or chip, or the folder holds no record.
+        MissingExtraError: qnn-htp without onnxruntime-qnn.
         ModelError: the model cannot be run.
     """
     if on not in PLACES:
@@ -84,6 +91,8 @@ def verify(
     if data is not None:
         with stages.stage("run sim", samples):
             stored = _more(folder, stored, data, samples=samples, preprocess=preprocess, options=options)
+    if on == "qnn-htp":
+        return verify_on_htp(folder, record, stored, soc=soc, options=options, stages=stages)
     with stages.stage("run in a fresh process"):
         certificate = _compare(folder, stored, options, _conditions(record, on, damaged), is_whole=not damaged)
     path = folder / names.CERTIFICATE

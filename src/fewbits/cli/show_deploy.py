@@ -1,0 +1,138 @@
+"""What the commands for Qualcomm's toolchain print."""
+
+from dataclasses import asdict
+
+from fewbits.cli import show
+from fewbits.spec.soc import socs
+from fewbits.workflow.compile import CompileResult, EstimateResult
+from fewbits.workflow.lint import LintResult
+from fewbits.workflow.verify_htp import VerifyHtpResult
+
+_ESTIMATED = "an estimate of Qualcomm's compiler for this chip: use it to rank models, not as a promise"
+
+
+_OUTCOMES = {
+    "refused": "the compiler will refuse it",
+    "float": "it will run in float",
+    "changed": "it will compute something else",
+}
+
+
+def lint_json(result: LintResult) -> None:
+    """Print everything as one JSON object."""
+    findings = [asdict(finding) for finding in result.findings]
+    show.print_json(
+        {"model": result.model, "target": result.target.name, "passed": result.passed, "findings": findings}
+    )
+
+
+def lint_table(result: LintResult) -> None:
+    """Print every finding with its fix, those of one kind together."""
+    out = show.console()
+    device = result.soc.name if result.soc else result.target.name
+    count = f"{len(result.findings)} findings" if result.findings else "nothing found"
+    out.print(f"{result.model} for {device}: {count} in {result.operators} operators", soft_wrap=True)
+    for rule in dict.fromkeys(finding.rule for finding in result.findings):
+        mine = [finding for finding in result.findings if finding.rule == rule]
+        out.print(f"{rule}: {_OUTCOMES[mine[0].outcome]} ({len(mine)})", style="bold")
+        for finding in mine[:MOST_ROWS]:
+            out.print(f"  {finding.op} {finding.node!r}: {finding.says}")
+        if len(mine) > MOST_ROWS:
+            out.print(f"  ... and {len(mine) - MOST_ROWS} more; --json lists all")
+        out.print(f"  fix: {mine[0].fix}")
+
+
+MOST_ROWS = 5
+
+
+def compile_json(result: CompileResult) -> None:
+    """Print everything as one JSON object."""
+    show.print_json({"passed": result.passed, **asdict(result)})
+
+
+def compile_table(result: CompileResult) -> None:
+    """Print sizes, types, and what differs."""
+    out, types = show.console(), result.types
+    chip = f"{result.soc.name} (HTP {result.soc.htp})"
+    if result.passed:
+        checked = f"{types.checked} operators run in the type that the file says"
+        out.print(f"compiled for {chip}: {show.size(result.binary_bytes)}; {checked}")
+    rows = [(kind, str(count)) for kind, count in sorted(types.counts.items(), key=lambda row: -row[1])]
+    show.print_table(out, "operators of the compiled graph", ("type", "operators"), rows, right=(1,))
+    if types.wrong:
+        columns = ("node", "operator", "in the file", "compiled")
+        show.print_table(out, "compiled in another type than the file says", columns, types.wrong)
+    if result.estimate is not None and not result.estimate.missing_ops:
+        figures = result.estimate
+        out.print(f"latency: {figures.latency_us} us ({figures.low_us} to {figures.high_us}), {_ESTIMATED}")
+    for role, path in result.files.items():
+        out.print(f"{role}: {path}", soft_wrap=True)
+    out.print(show.timings(result.seconds))
+
+
+def estimate_json(result: EstimateResult) -> None:
+    """Print everything as one JSON object."""
+    show.print_json({"is_estimate": True, **asdict(result)})
+
+
+def estimate_table(result: EstimateResult) -> None:
+    """Print the latency and the traffic."""
+    out, figures = show.console(), result.estimate
+    out.print(f"{figures.latency_us} us on {result.soc.name} ({figures.low_us} to {figures.high_us})", style="bold")
+    out.print(f"  {_ESTIMATED}")
+    rows = [
+        ("read from DDR", show.size(figures.read_bytes)),
+        ("written to DDR", show.size(figures.written_bytes)),
+        ("spilled", show.size(figures.spilled_bytes)),
+        ("binary", show.size(result.binary_bytes)),
+    ]
+    show.print_table(out, "", ("what", "size"), rows, right=(1,))
+
+
+def chips(*, as_json: bool) -> None:
+    """Print the known chips."""
+    if as_json:
+        show.print_json({"chips": [asdict(soc) | {"target": soc.target} for soc in socs()]})
+        return
+    rows = [
+        (soc.name, str(soc.id), soc.target, "yes" if soc.fp16 else "no", "yes" if soc.estimates else "no")
+        for soc in socs()
+    ]
+    show.print_table(show.console(), "", ("chip", "number", "target", "fp16", "latency estimates"), rows)
+
+
+def htp_json(result: VerifyHtpResult) -> None:
+    """Print the certificate, and where it lies."""
+    show.print_json({"path": result.path, **asdict(result.certificate)})
+
+
+def htp_table(result: VerifyHtpResult) -> None:
+    """Print verdict, parity per output, limits."""
+    out, certificate = show.console(), result.certificate
+    if result.passed:
+        out.print(f"passed: the emulator of {result.soc.name} follows the simulation on {certificate.samples} samples")
+    rows = [
+        (
+            name,
+            show.sqnr(parity.emulator_db),
+            show.sqnr(parity.float_db),
+            ", ".join(f"{steps}: {count}" for steps, count in parity.steps.items()),
+        )
+        for name, parity in certificate.outputs.items()
+    ]
+    columns = ("output", "emulator against the file", "the file against float", "steps apart: values")
+    show.print_table(out, "HTP emulator", columns, rows)
+    if certificate.wrong_types:
+        columns = ("node", "operator", "in the file", "compiled")
+        show.print_table(out, "compiled in another type than the file says", columns, certificate.wrong_types)
+    for sentence in certificate.not_proven:
+        out.print(f"not shown: {sentence}")
+    out.print(f"certificate: {result.path}", soft_wrap=True)
+
+
+def htp_failure(result: VerifyHtpResult) -> str:
+    """Return one sentence on why it failed."""
+    if result.certificate.wrong_types:
+        return f"{len(result.certificate.wrong_types)} operators were compiled in another type than the file says."
+    worst = ", ".join(name for name, parity in result.certificate.outputs.items() if not parity.passed)
+    return f"the emulator is more than 3 dB below what quantization costs at {worst}."

@@ -1,0 +1,242 @@
+"""Verbs compile and estimate: what Qualcomm's compiler makes of a model for one chip, checked, without the chip."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import onnx
+
+from fewbits.artifact import names
+from fewbits.artifact.folder import sha256, temporary_folder, write_file
+from fewbits.deployment.qnn import TIME_LIMIT_S, QnnJob, need_qnn, run_qnn
+from fewbits.deployment.qnn_graph import CompiledTypes, compiled_types
+from fewbits.deployment.qnn_profile import Estimate, read_estimate
+from fewbits.deployment.qnn_worker import CONTEXT
+from fewbits.errors import ModelError, OutputError, SpecError
+from fewbits.reporting.record import machine, plain, versions
+from fewbits.runtime.store import STORE, Store, key_of
+from fewbits.spec.soc import Soc, find_soc, socs
+from fewbits.workflow.stages import Stages, Watcher
+
+BINARY = CONTEXT.replace(".onnx", "_qnn.bin")
+REPORT = "compile.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CompileResult:
+    """What `compile` found.
+
+    Attributes:
+        soc: the chip.
+        types: in which type every operator was compiled, against what the file says.
+        estimate: the compiler's own, where it has one for the chip.
+        binary_bytes: size of the context binary.
+        files: what was written, by role: context, binary, dlc, report; empty where types differ or nothing is kept.
+        seconds: stage -> wall time.
+    """
+
+    soc: Soc
+    types: CompiledTypes
+    estimate: Estimate | None
+    binary_bytes: int
+    files: Mapping[str, Path]
+    seconds: Mapping[str, float]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every operator that was found has the type that the file says."""
+        return not self.types.wrong
+
+
+def compile(  # noqa: A001 - the verb's name; builtins.compile is not used here
+    model: str | Path,
+    *,
+    soc: str | int,
+    dims: Mapping[str, int] | None = None,
+    output: str | Path | None = None,
+    dlc: bool = False,
+    time_limit_s: float = TIME_LIMIT_S,
+    progress: Watcher | None = None,
+) -> CompileResult:
+    """Compile a model for a chip into a context binary, in a process of its own, and check what it runs in.
+
+    Where an operator runs in another type than the file says, nothing is handed over but the report.
+
+    Args:
+        model: a QDQ or float16 ONNX file, or the output folder of a verb.
+        soc: name or number of the chip, such as sm8650.
+        dims: open dimension -> size; the compiler needs all of them.
+        output: folder for context.onnx, context_qnn.bin, compile.json (and the DLC); None keeps nothing.
+        dlc: write a DLC, too.
+        time_limit_s: for each job of the compiler.
+        progress: told of each stage.
+
+    Raises:
+        MissingExtraError: onnxruntime-qnn is not installed.
+        SpecError: the chip is unknown, or an open dimension has no size.
+        ModelError: the compiler does not take the model; the message names nodes.
+        OutputError: the files cannot be written.
+    """
+    need_qnn()
+    job, stages = open_job(model, soc, dims), Stages(progress)
+    with temporary_folder() as scratch:
+        (scratch / "context").mkdir()
+        (scratch / "dlc").mkdir()
+        with stages.stage(f"compile for {job.soc.name}"):
+            run_qnn(job, "compile", scratch / "context", time_limit_s=time_limit_s)
+        types = compiled_types(job.model, scratch / "context")
+        if dlc and not types.wrong:
+            with stages.stage("write DLC"):
+                run_qnn(job, "dlc", scratch / "dlc", time_limit_s=time_limit_s)
+        binary = scratch / "context" / BINARY
+        size = binary.stat().st_size if binary.is_file() else 0
+        found = CompileResult(job.soc, types, read_estimate(scratch / "context"), size, {}, stages.seconds)
+        if output is None:
+            return found
+        return _kept(found, job, scratch, Path(output))
+
+
+def _kept(found: CompileResult, job: QnnJob, scratch: Path, folder: Path) -> CompileResult:
+    """Copy the files out, the report last."""
+    wanted = {"context": scratch / "context" / CONTEXT, "binary": scratch / "context" / BINARY}
+    dlc = next(iter((scratch / "dlc").glob("*.dlc")), None)
+    if dlc is not None:
+        wanted["dlc"] = dlc
+    files = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for role, source in wanted.items() if found.passed else ():
+            files[role] = folder / ("model.dlc" if role == "dlc" else source.name)
+            shutil.copyfile(source, files[role])
+    except OSError as error:
+        raise OutputError(f"Cannot write to {str(folder)!r}: {error.strerror or error}. Choose another -o.") from error
+    files["report"] = folder / REPORT
+    document = {
+        "model": {"file": job.model.name, "sha256": sha256(job.model)},
+        "dims": dict(job.dims),
+        "versions": versions(),
+        "machine": machine(),
+        **asdict(found),
+        "files": {role: path.name for role, path in files.items()},
+    }
+    write_file(files["report"], (json.dumps(plain(document), indent=1) + "\n").encode())
+    return CompileResult(found.soc, found.types, found.estimate, found.binary_bytes, files, found.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateResult:
+    """The compiler's estimate of a model's latency on one chip: simulated, nothing ran.
+
+    Attributes:
+        soc: the chip.
+        estimate: latency with bounds, traffic.
+        binary_bytes: size of the context binary.
+        is_cached: it was known from before.
+    """
+
+    soc: Soc
+    estimate: Estimate
+    binary_bytes: int
+    is_cached: bool
+
+
+def estimate(
+    model: str | Path,
+    *,
+    soc: str | int,
+    dims: Mapping[str, int] | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
+    progress: Watcher | None = None,
+) -> EstimateResult:
+    """Return how long the compiler says that a model takes on a chip.
+
+    What was estimated before is kept in the run's folder, by content of the model, chip, sizes and versions.
+
+    Args:
+        model: a QDQ or float16 ONNX file, or the output folder of a verb.
+        soc: name or number of a chip that has estimates, such as soc77.
+        dims: open dimension -> size.
+        time_limit_s: for the compiler.
+        progress: told of each stage.
+
+    Raises:
+        MissingExtraError: onnxruntime-qnn is not installed.
+        SpecError: the chip is unknown or has no estimates, or an open dimension has no size.
+        ModelError: the compiler does not take the model, runs it in other types, or has no cost for an operator.
+    """
+    chip = find_soc(soc)
+    if not chip.estimates:
+        known = ", ".join(other.name for other in socs() if other.estimates)
+        raise SpecError(f"The compiler has no latency estimates for {chip.name}: it has them for {known}.")
+    need_qnn()
+    job = open_job(model, soc, dims)
+    path = Path(model) / STORE if Path(model).is_dir() else None
+    key = key_of("estimate", sha256(job.model), chip.id, dict(job.dims), versions())
+    with Store(path) as store:
+        known_figures = store.get(key)
+        if known_figures is None:
+            made = compile(model, soc=soc, dims=dims, time_limit_s=time_limit_s, progress=progress)
+            known_figures = {**asdict(_usable(made)), "binary_bytes": made.binary_bytes}
+            store.put(key, known_figures)
+            is_cached = False
+        else:
+            is_cached = True
+    size = known_figures.pop("binary_bytes")
+    return EstimateResult(chip, Estimate(**known_figures), size, is_cached)
+
+
+def _usable(made: CompileResult) -> Estimate:
+    if made.types.wrong:
+        name, op, planned, compiled = made.types.wrong[0]
+        raise ModelError(
+            f"An estimate would be of another model: {op} {name!r} is {planned} in the file and was compiled in "
+            f"{compiled}. See `fewbits compile`."
+        )
+    if made.estimate is None:
+        raise ModelError(f"The compiler gave no estimate for {made.soc.name}: try another chip.")
+    if made.estimate.missing_ops:
+        raise ModelError(
+            f"The compiler has no cost for {made.estimate.missing_ops} operators of this model on {made.soc.name}: its "
+            f"estimate says nothing."
+        )
+    return made.estimate
+
+
+def open_job(model: str | Path, soc: str | int, dims: Mapping[str, int] | None) -> QnnJob:
+    """Return the job for a model file or an output folder, with every open dimension fixed.
+
+    Raises:
+        SpecError: the chip is unknown, or an open dimension has no size or does not exist.
+        ModelError: the file cannot be read.
+    """
+    path, chip, given = Path(model), find_soc(soc), dict(dims or {})
+    path = path / names.ARTIFACT if path.is_dir() else path
+    wanted = {dim for axes in open_dims_of(path).values() for dim in axes.values()}
+    if missing := sorted(wanted - set(given)):
+        words = " ".join(f"--dim {name}=1" for name in missing)
+        raise SpecError(f"Qualcomm's compiler needs the size of every dimension: add, with your sizes, {words}.")
+    if unknown := sorted(set(given) - wanted):
+        raise SpecError(
+            f"The model has no open dimension {unknown[0]!r}: it has {', '.join(sorted(wanted)) or 'none'}."
+        )
+    return QnnJob(path, chip, given)
+
+
+def open_dims_of(model: Path) -> dict[str, dict[int, str]]:
+    """Return input -> axis -> name of its open dimensions.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    try:
+        inputs = onnx.load(str(model), load_external_data=False).graph.input
+    except Exception as error:  # whatever protobuf raises
+        raise ModelError(
+            f"{str(model)!r} cannot be read as an ONNX model: name a model or an output folder."
+        ) from error
+    return {
+        value.name: {axis: dim.dim_param for axis, dim in enumerate(value.type.tensor_type.shape.dim) if dim.dim_param}
+        for value in inputs
+    }

@@ -1,0 +1,120 @@
+"""What lint says of healthy and faulty QDQ files, and whether Qualcomm's compiler agrees."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from lint_models import INT4, Conv, Norm, conv, norm
+from typer.testing import CliRunner
+
+from fewbits.cli.app import app
+from fewbits.deployment.qnn import QnnRefusedError
+from fewbits.errors import ModelError, SpecError
+from fewbits.runtime.session import RunOptions
+from fewbits.workflow.calibrate import calibrate
+from fewbits.workflow.compile import compile as compile_model
+from fewbits.workflow.lint import lint
+from fewbits.workflow.quantized import quantize_calibrated
+
+DIGITS = Path(__file__).parents[2] / "examples" / "digits"
+INT16 = np.dtype(np.int16)
+U16 = np.uint16
+
+CASES = {
+    "healthy": (Conv(), None),
+    "healthy, 16-bit activations": (Conv(activation=U16), None),
+    "healthy, int4": (Conv(weight=INT4), None),
+    "healthy, one scale": (Conv(one_scale=True), None),
+    "healthy, a grid before LeakyRelu": (Conv(follower="LeakyRelu"), None),
+    "healthy, int16 activations": (Conv(activation=np.int16), None),
+    "LayerNormalization, int16 activations": (Norm(activation=np.int16), "activation-type"),
+    "int4 with one scale": (Conv(weight=INT4, one_scale=True), "int4-one-scale"),
+    "int4 with one channel": (Conv(weight=INT4, channels=1), "int4-one-scale"),
+    "no grid before LeakyRelu": (Conv(follower="LeakyRelu", grid_between=False), "missing-grid"),
+    "no grid before Tanh": (Conv(follower="Tanh", grid_between=False), "missing-grid"),
+    "types in and out": (Conv(written=U16), "mixed-types"),
+    "LayerNormalization": (Norm(), None),
+    "LayerNormalization, 16 bits": (Norm(activation=U16, gamma=U16, zero=32768), None),
+    "LayerNormalization, uint8 gamma": (Norm(activation=U16), None),
+    "LayerNormalization, zero point 0": (Norm(activation=U16, gamma=U16), "gamma-type"),
+    "LayerNormalization, int8 gamma": (Norm(gamma=np.int8), "gamma-type"),
+}  # fmt: skip
+CHANGED = {
+    "another bias scale": (Conv(activation=U16, bias_factor=0.5), "bias-scale"),
+    "a bare float Conv": (Conv(float_weight=True), "bare-float"),
+}
+needs_qnn = pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime_qnn") is None, reason="needs Qualcomm's backend: pip install '.[qnn]'"
+)
+
+
+def written(case, folder):
+    onnx.save(conv(case) if isinstance(case, Conv) else norm(case), folder / "m.onnx")
+    return folder / "m.onnx"
+
+
+@pytest.mark.parametrize("name", [*CASES, *CHANGED])
+def test_each_fault_is_named_and_nothing_else(name, tmp_path):
+    case, rule = {**CASES, **CHANGED}[name]
+    found = lint(written(case, tmp_path), soc="sm8550")
+    assert [finding.rule for finding in found.findings] == ([rule] if rule else [])
+    for finding in found.findings:
+        assert finding.node in ("conv", "norm")
+        assert finding.says
+        assert finding.fix
+        assert finding.outcome == ("changed" if name in CHANGED else "refused")
+
+
+@needs_qnn
+@pytest.mark.parametrize("name", CASES)
+def test_the_compiler_refuses_what_lint_says_and_nothing_else(name, tmp_path):
+    case, rule = CASES[name]
+    model = written(case, tmp_path)
+    if rule is None:
+        assert compile_model(model, soc="sm8550").passed
+        return
+    with pytest.raises(QnnRefusedError):
+        compile_model(model, soc="sm8550")
+
+
+def test_chips_have_limits_of_their_own(tmp_path):
+    model = written(Conv(activation=U16, weight=INT16), tmp_path)
+    assert lint(model, soc="sm8550").passed
+    (finding,) = lint(model, soc="sm8450").findings
+    assert (finding.rule, finding.says) == ("weight-type", "its weight is int16, and qnn-htp-v69 has int4, int8")
+
+
+@pytest.mark.parametrize("precision", ["w8a8", "w8a16", "w16a16", "w4a8", "fp16"])
+def test_what_fewbits_writes_has_no_findings(precision, tmp_path):
+    options = RunOptions(threads=1)
+    calibration = calibrate(DIGITS / "digits.onnx", data=DIGITS / "calib.npz", samples=16, run_options=options)
+    (tmp_path / "m.onnx").write_bytes(quantize_calibrated(calibration, precision, ranges="mse").to_bytes())
+    found = lint(tmp_path / "m.onnx", soc="sm8550")
+    assert found.passed, found.findings
+    assert found.operators > 60
+    on_6490 = lint(tmp_path / "m.onnx", soc="qcs6490")
+    rules = {finding.rule for finding in on_6490.findings}
+    assert rules == {"fp16": {"no-fp16"}, "w16a16": {"weight-type"}}.get(precision, set())
+
+
+def test_command_prints_findings_with_their_fix_and_exits_with_one(tmp_path):
+    model = written(Conv(weight=INT4, one_scale=True), tmp_path)
+    result = CliRunner().invoke(app, ["lint", str(model)])
+    assert result.exit_code == 1
+    assert "for qnn-htp-v73: 1 findings in 1 operators" in result.output
+    assert "int4-one-scale: the compiler will refuse it (1)" in result.output
+    assert "fix: store its codes as int8" in result.output
+    document = json.loads(CliRunner().invoke(app, ["lint", str(model), "--json"]).stdout)
+    assert document["findings"][0]["rule"] == "int4-one-scale"
+    assert CliRunner().invoke(app, ["lint", str(written(Conv(), tmp_path))]).exit_code == 0
+
+
+def test_what_cannot_be_looked_at_is_refused(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match="cannot be read as an ONNX model"):
+        lint(tmp_path / "bad.onnx")
+    with pytest.raises(SpecError, match="sm8550 follows qnn-htp-v73, not qnn-htp-v69: leave one of"):
+        lint(written(Conv(), tmp_path), soc="sm8550", target="qnn-htp-v69")
