@@ -97,15 +97,9 @@ class Probed:
 
     def project(self, index: int, change: torch.Tensor) -> torch.Tensor:
         """Return g . change for every sample and probe, float64 [samples, probes]."""
-        gradients = self.gradients.get(index, ())
-        found = torch.zeros(self.samples, max(len(gradients), 1), dtype=torch.float64)
-        axes = _memory_order(change)  # one order for both, whatever the strides of the gradients
-        right = change.permute(axes).reshape(self.samples, -1)
-        for turn, gradient in enumerate(gradients):
-            left = gradient.permute(axes).reshape(self.samples, -1)
-            for sample in range(self.samples):
-                found[sample, turn] = torch.dot(left[sample], right[sample])
-        return found
+        right, gradients = self._flat(index, change)
+        dots = [torch.dot(g[sample], right[sample]) for sample in range(self.samples) for g in gradients]
+        return self._shaped(dots, 1)
 
     def project_rounding(
         self, index: int, value: torch.Tensor, rounded: Callable[[torch.Tensor], torch.Tensor]
@@ -119,17 +113,27 @@ class Probed:
             value: its values.
             rounded: rounds one piece, element by element, in a tensor of its own.
         """
-        axes = _memory_order(value)
-        gradients = [g.permute(axes).reshape(self.samples, -1) for g in self.gradients.get(index, ())]
-        found = torch.zeros(self.samples, max(len(gradients), 1), dtype=torch.float64)
-        flat = value.permute(axes).reshape(self.samples, -1)
+        flat, gradients = self._flat(index, value)
+        begins = range(0, flat.shape[1], _PIECE)
+        dots = []
         for sample in range(self.samples if gradients else 0):
-            for begin in range(0, flat.shape[1], _PIECE):
+            for begin in begins:
                 piece = flat[sample, begin : begin + _PIECE]
                 change = rounded(piece).sub_(piece)
-                for turn, gradient in enumerate(gradients):
-                    found[sample, turn] += torch.dot(gradient[sample, begin : begin + _PIECE], change)
-        return found
+                dots += [torch.dot(g[sample, begin : begin + _PIECE], change) for g in gradients]
+        return self._shaped(dots, len(begins))
+
+    def _flat(self, index: int, value: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return a tensor and its gradients as [samples, elements], in one order whatever their strides."""
+        axes = _memory_order(value)
+        gradients = [g.permute(axes).reshape(self.samples, -1) for g in self.gradients.get(index, ())]
+        return value.permute(axes).reshape(self.samples, -1), gradients
+
+    def _shaped(self, dots: list[torch.Tensor], pieces: int) -> torch.Tensor:
+        """Return the sums over pieces of what was computed sample by sample, piece by piece, probe by probe."""
+        if not dots:
+            return torch.zeros(self.samples, 1, dtype=torch.float64)
+        return torch.stack(dots).double().reshape(self.samples, pieces, -1).sum(dim=1).cpu()
 
 
 _PIECE = 1 << 17

@@ -92,7 +92,7 @@ class Projections:
         if (index, kind) not in self.known:
             given = [changed.get(i, value) for i, value in enumerate(inputs)]
             made = _computed(step, given)
-            self.known[index, kind] = self.probed.project(index, made - self.probed.record.tensors[index]).numpy()
+            self.known[index, kind] = self.probed.project(index, made.sub_(self.probed.record.tensors[index])).numpy()
         return self.known[index, kind]
 
     def whole(self, candidate: Candidate, place: Whole) -> F64:

@@ -21,6 +21,8 @@ def clip(call: Call, inputs: Inputs) -> torch.Tensor:
             x = x if low is None else torch.maximum(x, low.to(x.device))
             return x if high is None else torch.minimum(x, high.to(x.device))
         lowest, highest = (None if bound is None else scalar(bound) for bound in (low, high))
+    if lowest is not None and highest is not None and x.is_floating_point() and lowest <= highest:
+        return functional.hardtanh(x, lowest, highest)  # as clamp, with a gradient in one pass instead of four
     return x if lowest is None and highest is None else torch.clamp(x, lowest, highest)
 
 
