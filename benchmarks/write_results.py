@@ -1,14 +1,13 @@
 """Write docs/results.md from the recorded JSON of the other scripts: no figure there is typed by hand."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import peer_tools
 from accuracy import PEERS
 from networks import NETWORKS
+from page import HERE, decimals, load, table
+from page_qnn import qnn
 
-HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "results.md"
 PRECISIONS = ("w8a8", "w8a16", "w16a16", "fp16", "w4a8")
 TOOLS = {"ort": "onnxruntime", "aimet": "aimet-onnx", "nncf": "nncf"}
@@ -48,31 +47,13 @@ def main() -> None:
         torch_operators(),
         sensitivity(),
         lite(),
+        qnn(),
         memory(),
         ablation(),
         nodes(),
     ]
     PAGE.write_text("\n".join(parts).rstrip() + "\n")
     print(f"written: {PAGE.relative_to(HERE.parent)}")
-
-
-def load(name: str) -> tuple[dict[str, Any], str]:
-    """Return results and the line that says when and where they were measured."""
-    stored = json.loads((HERE / "results" / f"{name}.json").read_text())
-    m = stored["machine"]
-    versions = ", ".join(f"{k} {v}" for k, v in m["versions"].items() if k in ("onnxruntime", "numpy"))
-    return stored["results"], f"*{m['date'][:10]}, {m['cpu']}, {m['cores']} cores, {versions}, commit {m['commit']}*\n"
-
-
-def table(header: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ("---",) * len(header), *rows]
-    return "".join("| " + " | ".join(str(c) for c in row) + " |\n" for row in lines)
-
-
-def decimals(network: str) -> int:
-    """Return the decimals of a network's scores."""
-    return 3 if network in ("imdn", "stories") else 2
 
 
 def accuracy() -> str:
@@ -350,8 +331,8 @@ def lite() -> str:
         "## Lite mixed precision\n\nThe share of groups to lift until the drop is acceptable, by ranking; only the choice differs. one-pass (the "
         "default): the set that leaves the least noise together; one by one: the same pass, each group ranked alone; aimet: the "
         "per-layer SQNR of aimet-onnx's analysis of 64 samples. Aim: at most 20 % by fewbits' own ranking. Rankings stop at the first share "
-        "that suffices. imdn misses the aim: its residual trunk alone, which carries the noise of every block, is 9 of the 39 groups, and "
-        "the exact optimum at 20 % leaves half of the noise.\n\n"
+        "that suffices. imdn misses the aim: its noise is spread over the network, and the set that leaves the least of it at 20 % leaves "
+        "two fifths.\n\n"
         + table(header, rows) + "\n" + when
     )  # fmt: skip
 
