@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := demo-out
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-qnn lint clean
 
 DIGITS := examples/digits/digits.onnx --data examples/digits/calib.npz
 SCORE := --eval-data examples/digits/eval.npz --metric top1 --max-drop 0.5
@@ -26,6 +26,11 @@ test: lint
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -n auto -m slow
+
+# installs Qualcomm's compiler and emulator, under Qualcomm's licence
+test-qnn: $(VENV)/.dev
+	$(BIN)/pip install -q -e '.[qnn]' -c constraints.txt
+	$(BIN)/pytest -n auto tests/workflow/test_compile.py tests/workflow/test_lint.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
