@@ -88,7 +88,7 @@ def test_offsets_of_signed_grids_count_from_the_lowest_code(calibration):
     ("text", "match"),
     [
         ("{", "cannot be read as JSON"),
-        ('{"version": "0.6.1"}', "version '0.6.1'; fewbits reads '1.0.0'"),
+        ('{"version": "0.5.0"}', "version '0.5.0'; fewbits reads 0.6.1, 1.0.0, 2.0.0"),
         ('{"version": "1.0.0"}', "lacks the list 'activation_encodings'"),
         ('{"version": "1.0.0", "activation_encodings": [{"name": "r"}], "param_encodings": []}', "entry that cannot"),
         ("[]", "version None"),

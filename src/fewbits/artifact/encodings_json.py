@@ -1,4 +1,5 @@
-"""The encodings file: AIMET's layout 1.0.0, written for a plan and read back into encodings.
+"""The encodings file: AIMET's layout 1.0.0, written for a plan and read back into encodings (others: see
+`encodings_versions`).
 
 The layout knows real = (code + offset) * scale with unsigned codes, so offset = -zero_point for unsigned grids and
 -(zero_point + 2^(bits-1)) for signed ones. It does not say the container type or the channel axis; fewbits keeps both
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from fewbits.artifact.encodings_versions import as_1_0_0
 from fewbits.errors import SpecError
 from fewbits.graph.topology import channel_axis, constant, data_values, is_float32, op_rule
 from fewbits.numerics.affine import blocked_shape
@@ -60,7 +62,7 @@ def encodings_document(graph: ir.Graph, plan: Plan, encodings: Mapping[str, Enco
 
 
 def read_encodings(path: str | Path, graph: ir.Graph) -> dict[str, Encoding]:
-    """Return tensor name -> encoding of an encodings file in layout 1.0.0; FLOAT entries carry no grid and are skipped.
+    """Return tensor name -> encoding of an encodings file, layout 0.6.1, 1.0.0 or 2.0.0; what is FLOAT carries no grid.
 
     Args:
         path: a file of fewbits or of AIMET.
@@ -94,9 +96,14 @@ def _load(path: Path) -> Entry:
         raise SpecError(f"The encodings file {str(path)!r} does not exist: check the path.") from None
     except (OSError, ValueError) as error:
         raise SpecError(f"The encodings file {str(path)!r} cannot be read as JSON: {error}.") from error
-    version = document.get("version") if isinstance(document, dict) else None
-    if version != VERSION:
-        raise SpecError(f"The encodings file {str(path)!r} has version {version!r}; fewbits reads {VERSION!r}.")
+    try:
+        document = as_1_0_0(document if isinstance(document, dict) else {})
+    except SpecError as error:
+        raise SpecError(f"The encodings file {str(path)!r} cannot be read. {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration, IndexError) as error:
+        raise SpecError(
+            f"The encodings file {str(path)!r} is not what its version demands: {type(error).__name__} {error}."
+        ) from error
     for section in ("activation_encodings", "param_encodings"):
         if not isinstance(document.get(section), list):
             raise SpecError(f"The encodings file {str(path)!r} lacks the list {section!r}, which {VERSION} demands.")

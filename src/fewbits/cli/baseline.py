@@ -42,6 +42,9 @@ from fewbits.cli.options import (
 _Precisions = Annotated[
     str, typer.Option("--precisions", metavar="P,P", help="What to score; add w4a8 or w4a16 for 4-bit weights.")
 ]
+_Version = Annotated[
+    str, typer.Option("--encodings-version", metavar="V", help="Layout of the encodings file: 0.6.1, 1.0.0 or 2.0.0.")
+]
 _Run = Annotated[str, typer.Argument(metavar="RUN", help="Output folder of `fewbits baseline` or `fewbits quantize`.")]
 _Precision = Annotated[
     str | None,
@@ -105,13 +108,19 @@ def baseline(
 
 
 def export(
-    run: _Run, *, output: OutputFolder, precision: _Precision = None, json: Json = False, quiet: Quiet = False
+    run: _Run,
+    *,
+    output: OutputFolder,
+    precision: _Precision = None,
+    encodings_version: _Version = "1.0.0",
+    json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Take one precision out of a run, into a folder to hand over."""
     from fewbits.cli import show_baseline
     from fewbits.workflow.export import export as verb
 
-    result = verb(run, output=output, precision=precision)
+    result = verb(run, output=output, precision=precision, encodings_version=encodings_version)
     if json:
         show_baseline.export_json(result)
     elif not quiet:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewbits.artifact import names
-from fewbits.artifact.folder import sha256, staged
+from fewbits.artifact.encodings_versions import as_version
+from fewbits.artifact.folder import sha256, staged, write_file
 from fewbits.errors import OutputError, SpecError
 from fewbits.reporting.record import RunRecord, read_record
 
@@ -28,7 +29,9 @@ class ExportResult:
     record: RunRecord
 
 
-def export(run: str | Path, *, output: str | Path, precision: str | None = None) -> ExportResult:
+def export(
+    run: str | Path, *, output: str | Path, precision: str | None = None, encodings_version: str = "1.0.0"
+) -> ExportResult:
     """Copy an artifact with its float companion, encodings, samples and record into a folder of its own.
 
     Every file is checked against the hash that was recorded when it was scored.
@@ -37,9 +40,10 @@ def export(run: str | Path, *, output: str | Path, precision: str | None = None)
         run: output folder of `baseline`, or of `quantize`.
         output: folder for the files.
         precision: which one of a baseline; None takes the cheapest that its verdict accepted.
+        encodings_version: layout of the encodings file: 0.6.1, 1.0.0 or 2.0.0.
 
     Raises:
-        SpecError: the folder is no run, has no such precision, or nothing was accepted.
+        SpecError: the folder is no run, has no such precision, or nothing was accepted; or no such encodings version.
         OutputError: a file is missing or is not what was scored, or the files cannot be written.
     """
     folder = Path(run)
@@ -59,7 +63,22 @@ def export(run: str | Path, *, output: str | Path, precision: str | None = None)
                 shutil.copyfile(source / name, stage / name)
             except OSError as error:
                 raise OutputError(f"Cannot write {name} to {str(output)!r}: {error.strerror or error}.") from error
+        if names.ENCODINGS in record.files:
+            _rewrite_encodings(stage, encodings_version)
     return ExportResult(Path(output), str(record.options.get("precision", "")), why, record)
+
+
+def _rewrite_encodings(stage: Path, version: str) -> None:
+    """Bring the encodings file into another layout, and let the record vouch for it."""
+    path = stage / names.ENCODINGS
+    before = json.loads(path.read_text(encoding="utf-8"))
+    after = as_version(before, version)
+    if after is before:
+        return
+    write_file(path, (json.dumps(after, indent=1, allow_nan=False) + "\n").encode())
+    record = json.loads((stage / names.RECORD).read_text(encoding="utf-8"))
+    record["files"][names.ENCODINGS].update(sha256=sha256(path), bytes=path.stat().st_size)
+    write_file(stage / names.RECORD, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _choose(folder: Path, precision: str | None) -> tuple[Path, str]:
