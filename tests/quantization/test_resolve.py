@@ -124,6 +124,7 @@ def test_gamma_of_16_bits_has_its_zero_point_in_the_middle():
         spec = plan_of("attention", precision).grids["gamma"].spec
         assert spec.dtype.value == f"uint{precision.split('a')[1]}"
         assert spec.is_symmetric is is_symmetric
+    assert plan_of("attention", "w8a16", target="qnn-htp-v69").grids["gamma"].spec.dtype is DType.UINT8
 
 
 def test_targets_without_per_channel_matmul_get_one_scale():

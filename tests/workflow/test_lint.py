@@ -88,6 +88,20 @@ def test_chips_have_limits_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["w8a8", "w8a16", "w16a16", "w4a8", "fp16"])
+@pytest.mark.parametrize(("gamma", "zero", "passed"), [(np.uint8, 0, True), (U16, 32768, False)])
+def test_gammas_of_16_bits_begin_with_v73(gamma, zero, passed, tmp_path):
+    model = written(Norm(activation=U16, gamma=gamma, zero=zero), tmp_path)
+    assert lint(model, soc="sm8550").passed
+    assert lint(model, soc="sm8450").passed is passed
+    if importlib.util.find_spec("onnxruntime_qnn") is None:
+        return
+    if passed:
+        assert compile_model(model, soc="sm8450").passed
+    else:
+        with pytest.raises(QnnRefusedError, match="does not take LayerNormalization 'norm'"):
+            compile_model(model, soc="sm8450")
+
+
 def test_what_fewbits_writes_has_no_findings(precision, tmp_path):
     options = RunOptions(threads=1)
     calibration = calibrate(DIGITS / "digits.onnx", data=DIGITS / "calib.npz", samples=16, run_options=options)

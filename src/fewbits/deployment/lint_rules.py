@@ -122,7 +122,7 @@ def gamma_type(case: Case) -> Iterator[Finding]:
     gamma, beta = case.view.read(case.node, 1), case.view.read(case.node, 2)
     if gamma is None or beta is None or beta.dtype != "int32" or not case.activations:
         return
-    wide = case.activations[0].dtype == "uint16"
+    wide = case.activations[0].dtype == "uint16" and case.target.widest_gamma == 16
     middle = bool(np.all(gamma.zero_point == (32768 if gamma.dtype == "uint16" else 0)))
     if gamma.dtype == "uint8" or (wide and gamma.dtype in ("uint16", "int16") and middle):
         return
@@ -130,7 +130,7 @@ def gamma_type(case: Case) -> Iterator[Finding]:
         "refused", "gamma-type",
         f"beside {case.activations[0].dtype} activations and an int32 bias its scale is {gamma.dtype} with zero point "
         f"{gamma.zero_point[0]}",
-        "make it uint8, or with 16-bit activations int16, or uint16 with zero point 32768",
+        "make it uint8; from HTP v73 on, with 16-bit activations, also int16, or uint16 with zero point 32768",
     )  # fmt: skip
 
 

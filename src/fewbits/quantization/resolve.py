@@ -157,6 +157,8 @@ class _Builder:
     def _add_gamma(self, node: ir.Node, rule: OpRule, precision: Precision) -> None:
         if self.target.gamma_follows_activation:
             spec = activation_spec(precision)
+            if spec.dtype.bits > self.target.widest_gamma:
+                spec = QuantSpec(DType.UINT8, 8, is_symmetric=False)
             # beside an int32 bias, HTP rejects a 16-bit gamma whose zero point is 0 and takes one in the middle
             self._read(node, rule.weight or 1, replace(spec, is_symmetric=spec.dtype.bits == 16))
         else:

@@ -14,7 +14,7 @@ from fewbits.spec.dtypes import DType
 DEFAULT_TARGET = "qnn-htp-v73"
 _KEYS = {
     "description", "extends", "activation_types", "weight_types", "per_channel", "fused", "fixed_ranges",
-    "concat_shares_grid", "gamma_follows_activation", "left_float", "fp16", "int4_per_tensor",
+    "concat_shares_grid", "gamma_follows_activation", "left_float", "fp16", "int4_per_tensor", "widest_gamma",
 }  # fmt: skip
 _NEEDED = ("description", "activation_types", "weight_types", "per_channel", "fused")
 _T = TypeVar("_T")
@@ -39,6 +39,7 @@ class Target:
         fp16: whether the device computes in float16.
         int4_per_tensor: whether weights of at most 4 bits may have one scale for the whole tensor (one output channel
             counts as that); where not, their codes are stored as int8.
+        widest_gamma: most bits that the scale of a normalization may have, 8 or 16.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Target:
     left_float: Mapping[str, str] = field(default_factory=dict)
     fp16: bool = True
     int4_per_tensor: bool = True
+    widest_gamma: int = 16
 
 
 def target_names() -> tuple[str, ...]:
@@ -123,6 +125,7 @@ def _build(name: str, table: Mapping[str, Any], where: str) -> Target:
         left_float={k: read.typed(f"left_float.{k}", v, str, "a reason") for k, v in read.table("left_float").items()},
         fp16=read.flag("fp16"),
         int4_per_tensor=read.flag("int4_per_tensor"),
+        widest_gamma=read.width("widest_gamma"),
     )
 
 
@@ -143,6 +146,12 @@ class _Reader:
 
     def flag(self, key: str) -> bool:
         return self.typed(key, self.source.get(key, True), bool, "true or false")
+
+    def width(self, key: str) -> int:
+        found = self.source.get(key, 16)
+        if found not in (8, 16):
+            raise SpecError(f"Target {self.where!r} has {key} = {found!r}: write 8 or 16.")
+        return int(found)
 
     def names(self, key: str, value: Any) -> frozenset[str]:
         found = self.typed(key, value, list, "a list of names in quotes")
