@@ -10,7 +10,7 @@ from fewbits.errors import MissingExtraError, SpecError
 from fewbits.numerics.channel_error import ChannelError
 from fewbits.quantization.groups import find_groups
 from fewbits.runtime.progress import NullProgress, Progress
-from fewbits.workflow.calibrate import Calibration
+from fewbits.workflow.calibrate import LARGEST_BATCH, Calibration
 from fewbits.workflow.quantized import Quantized
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ PROJECTIONS = 128
 """Samples x probes, at least: a figure's relative standard deviation is then about sqrt(2 / 128), 12 %."""
 PROBES = (2, 16)
 """Probes per sample, at least and at most, where the caller leaves them to fewbits."""
+
+_TIMES = 2
+"""Samples at once, relative to calibration: there is much to do per batch, and only so much memory."""
 
 
 def one_pass(
@@ -137,7 +140,9 @@ def _run(
     found, count = start(), 0
     first = next(calibration.subject.data.batches(1, 1))
     together = found.counts_samples(first.feeds, first.size)
-    for size in dict.fromkeys((calibration.batch_size, 1) if together else (1,)):
+    usual = calibration.batch_size
+    many = usual if usual == 1 else min(_TIMES * usual, LARGEST_BATCH)
+    for size in dict.fromkeys((many, 1) if together else (1,)):
         for batch in calibration.subject.data.batches(size, samples):
             if not found.add(batch.feeds, batch.size):
                 break
