@@ -140,9 +140,7 @@ def _run(
     found, count = start(), 0
     first = next(calibration.subject.data.batches(1, 1))
     together = found.counts_samples(first.feeds, first.size)
-    usual = calibration.batch_size
-    many = usual if usual == 1 else min(_TIMES * usual, LARGEST_BATCH)
-    for size in dict.fromkeys((many, 1) if together else (1,)):
+    for size in dict.fromkeys((_at_once(calibration), 1) if together else (1,)):
         for batch in calibration.subject.data.batches(size, samples):
             if not found.add(batch.feeds, batch.size):
                 break
@@ -155,3 +153,11 @@ def _run(
         f"The model computes {batch.size} samples at once in tensors that do not keep them apart: fix its batch at 1 "
         f"with --dim, or measure by brute force."
     )
+
+
+def _at_once(calibration: Calibration) -> int:
+    """Return how many samples to run at once: what the caller said, or twice what calibration took."""
+    usual = calibration.batch_size
+    if calibration.subject.batch_size or usual == 1:
+        return usual
+    return min(_TIMES * usual, LARGEST_BATCH)
