@@ -314,9 +314,10 @@ def lite() -> str:
     for run in results:
         for ranking, r in run["rankings"].items():
             needed = r["needed_percent"]
-            text = "the base suffices" if needed == 0 else f"{needed:g} %"
             if needed is None:
                 text = "none up to the last" if r["steps"] else f"not even all in {run['high']}"
+            else:
+                text = f"{needed:g} %" if needed else "the base suffices"
             steps = ", ".join(f"{s['percent']:g} %: {s['score']:.{decimals(run['network'])}f}" for s in r["steps"])
             ends = f"{r['float']:.2f} / {r['base']:.2f} / {r['high']:.2f}"
             what = (run["network"], f"w8a8 + {run['high']}", run["setting"], f"{r['goal']:g}", ends)

@@ -87,7 +87,6 @@ def test_chips_have_limits_of_their_own(tmp_path):
     assert (finding.rule, finding.says) == ("weight-type", "its weight is int16, and qnn-htp-v69 has int4, int8")
 
 
-@pytest.mark.parametrize("precision", ["w8a8", "w8a16", "w16a16", "w4a8", "fp16"])
 @pytest.mark.parametrize(("gamma", "zero", "passed"), [(np.uint8, 0, True), (U16, 32768, False)])
 def test_gammas_of_16_bits_begin_with_v73(gamma, zero, passed, tmp_path):
     model = written(Norm(activation=U16, gamma=gamma, zero=zero), tmp_path)
@@ -102,6 +101,7 @@ def test_gammas_of_16_bits_begin_with_v73(gamma, zero, passed, tmp_path):
             compile_model(model, soc="sm8450")
 
 
+@pytest.mark.parametrize("precision", ["w8a8", "w8a16", "w16a16", "w4a8", "fp16"])
 def test_what_fewbits_writes_has_no_findings(precision, tmp_path):
     options = RunOptions(threads=1)
     calibration = calibrate(DIGITS / "digits.onnx", data=DIGITS / "calib.npz", samples=16, run_options=options)
