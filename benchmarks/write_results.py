@@ -302,7 +302,7 @@ def sensitivity() -> str:
         "## One-pass sensitivity against brute force\n\nAll groups; Spearman's rank correlation / median ratio of the predicted error to the "
         "measured one. Aims: 0.95 (0.93 at w4a8), ratio 0.8 to 1.25, 15 times faster than brute force on mobilenetv2. Three precisions "
         "each; brute force measures each group as a whole. Where the gain is small the network has few groups or large images. The times depend "
-        "on the state of the machine: on mobilenetv2 the ratio to brute force was 10.8 to 16.4 in six runs, and aimet-onnx took 13 to 37 "
+        "on the state of the machine: on mobilenetv2 the ratio to brute force was 9.6 to 16.4 in six runs of several versions, and aimet-onnx took 13 to 37 "
         "times as long as the one pass.\n\n"
         + table(header, rows) + "\n" + "".join(peers_lines) + "\n" + when
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """What a device will refuse, run in float, or silently change: one rule a function, all of them in RULES.
 
-The rules were measured with onnxruntime-qnn 2.7.0 on the compiler and the HTP emulator, node by node.
+The rules follow what onnxruntime-qnn 2.7.0 does; `tests/workflow/test_lint.py` compiles the cases of most of them.
 """
 
 from collections.abc import Callable, Iterator
