@@ -3,6 +3,7 @@
     FewbitsError                a sentence for the user; the command line prints it and exits with code 2
     ├── SpecError               an option, precision, grid, target or profile that cannot be
     ├── ModelError              a model file that cannot be read, checked, converted or run
+    │   └── RefusedError        a model that the device's compiler does not take
     ├── DataError               data that cannot be read or does not fit the model
     ├── MetricError             a score that cannot be computed
     ├── OutputError             a result that cannot be written
@@ -22,6 +23,18 @@ class SpecError(FewbitsError):
 
 class ModelError(FewbitsError):
     """A model that cannot be read, checked, converted or run."""
+
+
+class RefusedError(ModelError):
+    """A model that the device's compiler does not take.
+
+    Attributes:
+        nodes: (node, operator) that it refused, where it named them.
+    """
+
+    def __init__(self, message: str, nodes: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.nodes = nodes
 
 
 class DataError(FewbitsError):

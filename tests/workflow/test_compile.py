@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,15 @@ def test_the_emulator_follows_the_simulation(run):
 
 
 @needs_qnn
+def test_a_changed_file_does_not_pass_on_the_emulator(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "o")
+    (folder / names.ENCODINGS).write_text("{}")
+    result = CliRunner().invoke(app, ["verify", str(folder), "--on", "qnn-htp", "--quiet"])
+    assert result.exit_code == 1
+    assert "model.encodings.json is missing or is not the file that was recorded" in result.stderr
+
+
+@needs_qnn
 def test_what_the_compiler_does_not_take_is_named(tmp_path):
     """An activation that it wants a grid before, and has none."""
     (tmp_path / "t.toml").write_text('extends = "qnn-htp-v73"\n[fused]\nConv = ["LeakyRelu"]\n')
@@ -102,7 +112,7 @@ def test_open_dimensions_are_asked_for(tmp_path):
         open_job(model, "sm8550", {"batch": 1, "h": 8})
     assert open_job(model, 43, DIMS).dims == DIMS
     (tmp_path / "bad.onnx").write_bytes(b"no model")
-    with pytest.raises(ModelError, match="cannot be read as an ONNX model"):
+    with pytest.raises(ModelError, match="is not an ONNX file, or it is cut short"):
         open_job(tmp_path / "bad.onnx", 43, None)
 
 

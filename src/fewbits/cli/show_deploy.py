@@ -132,6 +132,8 @@ def htp_table(result: VerifyHtpResult) -> None:
 
 def htp_failure(result: VerifyHtpResult) -> str:
     """Return one sentence on why it failed."""
+    if damaged := result.certificate.conditions.get("damaged"):
+        return f"{', '.join(damaged)} is missing or is not the file that was recorded."
     if result.certificate.wrong_types:
         return f"{len(result.certificate.wrong_types)} operators were compiled in another type than the file says."
     worst = ", ".join(name for name, parity in result.certificate.outputs.items() if not parity.passed)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from fewbits.artifact.samples import Arrays
 from fewbits.deployment.certificate import sqnr
+from fewbits.deployment.qdq_view import QdqView
+from fewbits.graph.load import read_proto
 
 ALLOWED_LOSS_DB = 3.0
 """The emulator may be this much closer to the exact simulation's noise: its rounding adds to that of the grids."""
@@ -43,7 +44,8 @@ class HtpCertificate:
     """What the emulator showed.
 
     Attributes:
-        passed: every output does, and every operator was compiled in the type that the file says.
+        passed: every output does, every file is the recorded one, and every operator was compiled in the type that the
+            file says.
         samples: how many ran.
         outputs: output -> parity.
         wrong_types: (node, operator, planned, compiled).
@@ -70,7 +72,7 @@ def compare_outputs(
         exact: what the file gives when it is executed as written.
         floats: what the float companion gives.
     """
-    scales = output_scales(model)
+    scales = QdqView(read_proto(model)).output_scales
     found = {}
     for name in exact[0]:
         left, right, true = ([one[name] for one in side] for side in (emulated, exact, floats))
@@ -78,19 +80,6 @@ def compare_outputs(
         passed = emulator_db is None or (float_db is not None and emulator_db >= float_db - ALLOWED_LOSS_DB)
         steps = _histogram(left, right, scales[name]) if name in scales else {}
         found[name] = OutputOnHtp(emulator_db, float_db, steps, passed)
-    return found
-
-
-def output_scales(model: Path) -> dict[str, float]:
-    """Return output -> step of its grid, where a DequantizeLinear with one scale gives it."""
-    graph = onnx.load(str(model), load_external_data=False).graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    ends, found = {value.name for value in graph.output}, {}
-    for node in graph.node:
-        if node.op_type == "DequantizeLinear" and node.output[0] in ends and node.input[1] in constants:
-            scale = onnx.numpy_helper.to_array(constants[node.input[1]])
-            if scale.size == 1:
-                found[node.output[0]] = float(scale.reshape(()))
     return found
 
 

@@ -3,17 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
-PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_BETWEEN = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Constant"})
 FUSED = frozenset({"Relu", "Clip"})
 """Activations that may stand between an operator and its grid."""
-_TYPES = {
+_TYPES: dict[int, str] = {
     onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.INT8: "int8", onnx.TensorProto.UINT16: "uint16",
     onnx.TensorProto.INT16: "int16", onnx.TensorProto.UINT4: "uint4", onnx.TensorProto.INT4: "int4",
     onnx.TensorProto.INT32: "int32",
@@ -45,8 +44,11 @@ class QdqView:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.graph = model.graph
+        self._graph = model.graph
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._constants |= {
+            node.output[0]: value for node in model.graph.node if (value := _constant(node)) is not None
+        }
         self._producers = {name: node for node in model.graph.node for name in node.output}
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in model.graph.node:
@@ -59,8 +61,19 @@ class QdqView:
 
     @cached_property
     def operators(self) -> list[onnx.NodeProto]:
-        """All nodes but the pairs themselves and Casts."""
-        return [node for node in self.graph.node if node.op_type not in PAIR and node.op_type != "Cast"]
+        """All nodes but the pairs themselves, Casts and constants."""
+        return [node for node in self._graph.node if node.op_type not in _BETWEEN]
+
+    @cached_property
+    def output_scales(self) -> dict[str, float]:
+        """Output of the model -> step of its grid, where that has one scale."""
+        found = {}
+        for name in (value.name for value in self._graph.output):
+            source = self._producers.get(name)
+            grid = self._seen(source) if source is not None and source.op_type == "DequantizeLinear" else None
+            if grid is not None and grid.scale.size == 1:
+                found[name] = float(grid.scale[0])
+        return found
 
     def read(self, node: onnx.NodeProto, position: int) -> Seen | None:
         """Return the grid of what a node reads; None where it reads a float."""
@@ -105,15 +118,31 @@ class QdqView:
         if scale is None:
             return None
         tensor = self._constants.get(node.input[2]) if len(node.input) > 2 else None
-        kind = _TYPES.get(tensor.data_type, "") if tensor is not None else "uint8"
-        zero: Any = np.zeros(scale.shape) if tensor is None else self._value(node.input[2])
+        zero = np.zeros(scale.shape) if tensor is None else self._value(node.input[2])
         is_stored = node.op_type == "DequantizeLinear" and node.input[0] in self._constants
-        if tensor is None and is_stored:
-            kind = _TYPES.get(self._constants[node.input[0]].data_type, "")
-        return Seen(kind, scale.ravel(), np.asarray(zero, np.float64).astype(np.int64).ravel(), is_stored)
+        kind = tensor.data_type if tensor is not None else self._default_type(node)
+        return Seen(
+            _TYPES.get(kind, ""), scale.ravel(), np.asarray(zero, np.float64).astype(np.int64).ravel(), is_stored
+        )
+
+    def _default_type(self, node: onnx.NodeProto) -> int:
+        """Return the type of codes where no zero point tells it: that of the codes, output_dtype, or uint8."""
+        if node.op_type == "DequantizeLinear":
+            if node.input[0] in self._constants:
+                return int(self._constants[node.input[0]].data_type)
+            source = self._producers.get(node.input[0])
+            return self._default_type(source) if source is not None and source.op_type == "QuantizeLinear" else 0
+        named = next((a.i for a in node.attribute if a.name == "output_dtype"), 0)
+        return int(named or onnx.TensorProto.UINT8)
 
     def _value(self, name: str) -> npt.NDArray[np.float64] | None:
         tensor = self._constants.get(name)
         if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL:
             return None
         return np.asarray(numpy_helper.to_array(tensor), dtype=np.float64)
+
+
+def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    if node.op_type != "Constant":
+        return None
+    return next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)

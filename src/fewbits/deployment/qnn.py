@@ -15,7 +15,7 @@ from fewbits.artifact.folder import write_file
 from fewbits.artifact.samples import Arrays, pack_runs, unpack_runs
 from fewbits.deployment.fresh import environment
 from fewbits.deployment.qnn_worker import FEEDS, JOB, OUTPUTS
-from fewbits.errors import MissingExtraError, ModelError
+from fewbits.errors import MissingExtraError, ModelError, RefusedError
 from fewbits.spec.soc import Soc
 
 TIME_LIMIT_S = 600.0
@@ -40,18 +40,6 @@ class QnnJob:
     model: Path
     soc: Soc
     dims: Mapping[str, int]
-
-
-class QnnRefusedError(ModelError):
-    """The compiler does not take the model.
-
-    Attributes:
-        nodes: (node, operator) that it would have left to the CPU, where it named them.
-    """
-
-    def __init__(self, message: str, nodes: tuple[tuple[str, str], ...] = ()) -> None:
-        super().__init__(message)
-        self.nodes = nodes
 
 
 def need_qnn() -> None:
@@ -81,7 +69,7 @@ def run_qnn(
 
     Raises:
         MissingExtraError: onnxruntime-qnn is not installed.
-        QnnRefusedError: the compiler does not take the model; the message names the nodes.
+        RefusedError: the compiler does not take the model; the message names the nodes.
         ModelError: the process crashed or took too long.
     """
     need_qnn()
@@ -119,7 +107,7 @@ def _failed(job: QnnJob, code: int, said: str) -> ModelError:
     if nodes:
         shown = ", ".join(f"{op} {name!r}" for name, op in nodes[:5])
         more = f" and {len(nodes) - 5} more" if len(nodes) > 5 else ""
-        return QnnRefusedError(
+        return RefusedError(
             f"Qualcomm's compiler for {job.soc.name} (HTP {job.soc.htp}) does not take {shown}{more}: quantize with "
             f"--target {job.soc.target}, or give these nodes another precision with --profile.",
             nodes,
@@ -127,7 +115,7 @@ def _failed(job: QnnJob, code: int, said: str) -> ModelError:
     if setup := _SETUP.search(said):
         return ModelError(f"Qualcomm's backend for {job.soc.name} could not be set up: {setup[1].strip().rstrip('.')}.")
     if "assigned to the default CPU EP" in said:
-        return QnnRefusedError(
+        return RefusedError(
             f"Qualcomm's compiler for {job.soc.name} left nodes to the CPU and did not say which: fix every open "
             f"dimension with --dim, as in --dim batch=1."
         )

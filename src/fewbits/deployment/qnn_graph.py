@@ -11,22 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
-
+from fewbits.deployment.qdq_view import QdqView
 from fewbits.deployment.qnn_worker import GRAPHS
 from fewbits.errors import ModelError
+from fewbits.graph.load import read_proto
 
 _TYPES = {
     264: "uint8", 306: "uint32", 50: "int32", 100: "int64", 1288: "bool", 534: "float16", 562: "float32",
     772: "int4", 776: "int8", 790: "int16", 818: "int32", 1028: "uint4", 1032: "uint8", 1046: "uint16",
 }  # fmt: skip
 """Data types of QNN's public header (QnnTypes.h), quantized or not."""
-
-_STORED = {
-    onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.INT8: "int8", onnx.TensorProto.UINT16: "uint16",
-    onnx.TensorProto.INT16: "int16", onnx.TensorProto.UINT4: "uint4", onnx.TensorProto.INT4: "int4",
-}  # fmt: skip
-_BETWEEN = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,32 +67,14 @@ def compiled_types(model: Path, folder: Path) -> CompiledTypes:
 
 def planned_types(model: Path) -> dict[str, tuple[str, str]]:
     """Return node -> (operator, type of its values) for nodes between grids, or in float16."""
-    graph = onnx.load(str(model), load_external_data=False).graph
-    zero_points = {t.name: _STORED.get(t.data_type) for t in graph.initializer}
-    halves = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    found = {}
-    for node in graph.node:
-        if node.op_type in _BETWEEN or not node.output:
-            continue
-        kinds = {zero_points.get(reader.input[2]) for reader in _quantizers(node.output[0], readers)}
-        if node.output[0] in halves:
-            kinds = {"float16"}
-        if len(kinds) == 1 and (kind := kinds.pop()) is not None:
-            found[node.name] = (node.op_type, kind)
+    view, found = QdqView(read_proto(model)), {}
+    for node in view.operators:
+        grid = view.written(node)
+        if view.is_half(node):
+            found[node.name] = (node.op_type, "float16")
+        elif grid is not None:
+            found[node.name] = (node.op_type, grid.dtype)
     return found
-
-
-def _quantizers(value: str, readers: Mapping[str, list[onnx.NodeProto]]) -> Iterator[onnx.NodeProto]:
-    """Yield the QuantizeLinear that reads a value, directly or through an activation fused with its producer."""
-    for reader in readers.get(value, ()):
-        if reader.op_type == "QuantizeLinear" and len(reader.input) > 2:
-            yield reader
-        elif reader.op_type in ("Relu", "Clip") and len(readers[value]) == 1:
-            yield from _quantizers(reader.output[0], readers)
 
 
 def _compiled(folder: Path) -> Iterator[tuple[str, str]]:

@@ -84,6 +84,16 @@ def _float_array(tensor: ir.TensorProtocol | None) -> npt.NDArray[Any] | None:
     return array.astype(np.float32) if array.dtype.type.__module__ == ml_dtypes.__name__ else array
 
 
+def read_proto(path: str | Path) -> onnx.ModelProto:
+    """Return an ONNX file as it is: nothing is converted, and external data are not read.
+
+    Raises:
+        ModelError: there is no such file, or it holds no ONNX graph.
+    """
+    what = f"Model file {str(path)!r}"
+    return _with_graph(_parse(_read(Path(path)), what), what)
+
+
 def _read(path: Path) -> bytes:
     if path.is_dir():
         raise ModelError(f"{str(path)!r} is a folder, not a model file: name the .onnx file in it.")
@@ -108,12 +118,17 @@ def _parse(data: bytes, what: str) -> onnx.ModelProto:
     return proto
 
 
-def _from_proto(proto: onnx.ModelProto, what: str, folder: Path | None) -> ir.Model:
+def _with_graph(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
     if not proto.graph.output:
         raise ModelError(
             f"{what} holds no graph with an output: it is not an ONNX file, or it is cut short; export or download it "
             f"again."
         )
+    return proto
+
+
+def _from_proto(proto: onnx.ModelProto, what: str, folder: Path | None) -> ir.Model:
+    _with_graph(proto, what)
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir raises many kinds for a graph that is not well formed

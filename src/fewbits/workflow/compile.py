@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import onnx
-
 from fewbits.artifact import names
 from fewbits.artifact.folder import sha256, temporary_folder, write_file
 from fewbits.deployment.qnn import TIME_LIMIT_S, QnnJob, need_qnn, run_qnn
@@ -15,6 +13,7 @@ from fewbits.deployment.qnn_graph import CompiledTypes, compiled_types
 from fewbits.deployment.qnn_profile import Estimate, read_estimate
 from fewbits.deployment.qnn_worker import CONTEXT
 from fewbits.errors import ModelError, OutputError, SpecError
+from fewbits.graph.load import read_proto
 from fewbits.reporting.record import machine, plain, versions
 from fewbits.runtime.store import STORE, Store, key_of
 from fewbits.spec.soc import Soc, find_soc, socs
@@ -230,13 +229,7 @@ def open_dims_of(model: Path) -> dict[str, dict[int, str]]:
     Raises:
         ModelError: the file cannot be read.
     """
-    try:
-        inputs = onnx.load(str(model), load_external_data=False).graph.input
-    except Exception as error:  # whatever protobuf raises
-        raise ModelError(
-            f"{str(model)!r} cannot be read as an ONNX model: name a model or an output folder."
-        ) from error
     return {
         value.name: {axis: dim.dim_param for axis, dim in enumerate(value.type.tensor_type.shape.dim) if dim.dim_param}
-        for value in inputs
+        for value in read_proto(model).graph.input
     }

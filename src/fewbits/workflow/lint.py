@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-
 from fewbits.artifact import names
 from fewbits.deployment.lint_rules import RULES, Case, Finding
 from fewbits.deployment.qdq_view import QdqView
-from fewbits.errors import ModelError, SpecError
+from fewbits.errors import SpecError
+from fewbits.graph.load import read_proto
 from fewbits.spec.soc import Soc, find_soc
 from fewbits.spec.target import DEFAULT_TARGET, Target, load_target
 
@@ -55,11 +54,7 @@ def lint(model: str | Path, *, target: str | Path | Target | None = None, soc: s
         raise SpecError(f"{chip.name} follows {chip.target}, not {rules.name}: leave one of --soc and --target out.")
     path = Path(model)
     path = path / names.ARTIFACT if path.is_dir() else path
-    try:
-        loaded = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # whatever protobuf raises
-        raise ModelError(f"{str(path)!r} cannot be read as an ONNX model: name a model or an output folder.") from error
-    view = QdqView(loaded)
+    view = QdqView(read_proto(path))
     cases = [Case(view, node, rules, chip) for node in view.operators]
     found = tuple(finding for case in cases for rule in RULES for finding in rule(case))
     return LintResult(str(path), rules, chip, found, len(cases))

@@ -92,7 +92,8 @@ def verify(
         with stages.stage("run sim", samples):
             stored = _more(folder, stored, data, samples=samples, preprocess=preprocess, options=options)
     if on == "qnn-htp":
-        return verify_on_htp(folder, record, stored, soc=soc, options=options, stages=stages)
+        found = (record, stored, damaged)
+        return verify_on_htp(folder, *found, soc=soc, options=options, stages=stages)
     with stages.stage("run in a fresh process"):
         certificate = _compare(folder, stored, options, _conditions(record, on, damaged), is_whole=not damaged)
     path = folder / names.CERTIFICATE

@@ -43,9 +43,25 @@ class VerifyHtpResult:
 
 
 def verify_on_htp(
-    folder: Path, record: RunRecord, stored: Samples, *, soc: str | int, options: RunOptions, stages: Stages
+    folder: Path,
+    record: RunRecord,
+    stored: Samples,
+    damaged: tuple[str, ...],
+    *,
+    soc: str | int,
+    options: RunOptions,
+    stages: Stages,
 ) -> VerifyHtpResult:
     """Run the stored samples on the emulator and write certificate.qnn-htp.json.
+
+    Args:
+        folder: of the artifact.
+        record: of it.
+        stored: samples to run.
+        damaged: files that are missing or not the recorded ones; with any, nothing passes.
+        soc: the chip.
+        options: of onnxruntime, for the simulation.
+        stages: told of each stage.
 
     Raises:
         MissingExtraError: onnxruntime-qnn is not installed.
@@ -63,7 +79,7 @@ def verify_on_htp(
         exact, floats = run_fresh(jobs, stored.feeds, options=options)
     outputs = compare_outputs(model, emulated, exact, floats)
     certificate = HtpCertificate(
-        passed=not types.wrong and all(parity.passed for parity in outputs.values()),
+        passed=not damaged and not types.wrong and all(parity.passed for parity in outputs.values()),
         samples=len(stored.feeds),
         outputs=outputs,
         wrong_types=types.wrong,
@@ -75,6 +91,7 @@ def verify_on_htp(
             "versions": versions(),
             "machine": machine(),
             "files": record.files,
+            "damaged": damaged,
         },
     )
     path = folder / names.HTP_CERTIFICATE
