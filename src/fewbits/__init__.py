@@ -2,9 +2,8 @@
 
 The verbs are functions of the same names and options as the commands: `convert`, `prepare`, `inspect`, `quantize`,
 `baseline`, `analyze`, `litemp`, `evaluate`, `export`, `verify`, `lint`, `compile`, `estimate`,
-`report`, `targets`. `calibrate` and
-`quantize_calibrated` are `quantize` in two steps, for several precisions from one calibration; `brute_force` measures
-how sensitive each group of operators is. Names are imported when they are first used, so that `import fewbits` costs
+`report`, `targets`, `chips`. `calibrate` and `quantize_calibrated` are `quantize` in two steps, for several precisions
+from one calibration; `brute_force` measures how sensitive each group of operators is. Names are imported when they are first used, so that `import fewbits` costs
 nothing.
 """
 
@@ -30,6 +29,7 @@ _HOMES = {
     "baseline": "workflow.baseline",
     "brute_force": "workflow.brute_force",
     "calibrate": "workflow.calibrate",
+    "chips": "workflow.targets",
     "compile": "workflow.compile",
     "convert": "workflow.convert",
     "estimate": "workflow.compile",
@@ -63,6 +63,7 @@ __all__ = [
     "baseline",
     "brute_force",
     "calibrate",
+    "chips",
     "compile",
     "convert",
     "estimate",
@@ -100,7 +101,7 @@ if TYPE_CHECKING:
     from fewbits.workflow.quantize import QuantizeResult, quantize
     from fewbits.workflow.quantized import Quantized, quantize_calibrated
     from fewbits.workflow.report import report
-    from fewbits.workflow.targets import targets
+    from fewbits.workflow.targets import chips, targets
     from fewbits.workflow.verify import verify
 
 

@@ -44,7 +44,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def same_bits(x: np.ndarray, encoding: Encoding) -> None:
+def assert_same_bits(x: np.ndarray, encoding: Encoding) -> None:
     with torch.no_grad():
         found = FakeQuantizer(encoding, x.shape)(torch.from_numpy(x)).numpy()
     wanted = fake_quantize(x, encoding)
@@ -65,7 +65,7 @@ def encodings(draw: st.DrawFn) -> Encoding:
 @given(encodings(), hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(width=32)))
 @settings(deadline=None)
 def test_the_bits_are_those_of_the_numpy_arithmetic(encoding, x):
-    same_bits(x, encoding)
+    assert_same_bits(x, encoding)
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -76,8 +76,8 @@ def test_ties_and_extremes_have_the_bits_of_the_numpy_arithmetic(grid):
         encoding = encoding_from_range(low, high, spec)
         ties = (np.arange(-300, 300) + 0.5).astype(np.float32) * encoding.scale
         ends = np.float32([*encoding.range, np.nextafter(low, -1), np.nextafter(high, 9)])
-        same_bits(np.concatenate([ties, np.nextafter(ties, np.float32(0)), ends, SPECIAL]), encoding)
-    same_bits(SPECIAL, Encoding(spec, np.float32(SMALLEST_SCALE).reshape(()), np.zeros((), np.int64)))
+        assert_same_bits(np.concatenate([ties, np.nextafter(ties, np.float32(0)), ends, SPECIAL]), encoding)
+    assert_same_bits(SPECIAL, Encoding(spec, np.float32(SMALLEST_SCALE).reshape(()), np.zeros((), np.int64)))
 
 
 @pytest.mark.parametrize("granularity", [PerChannel(0), PerChannel(1), PerChannel(-1), PerBlock(1, 4)], ids=str)
@@ -88,7 +88,9 @@ def test_scales_along_a_tensor_have_the_bits_of_the_numpy_arithmetic(grid, granu
     shapes = {PerChannel(0): (5,), PerChannel(1): (6,), PerChannel(-1): (3,), PerBlock(1, 4): (5, 2, 3)}
     high = 10.0 ** rng.uniform(-3, 2, shapes[granularity])
     encoding = encoding_from_range(-high, 0.7 * high, QuantSpec(dtype, bits, is_symmetric, granularity))
-    same_bits((rng.standard_normal((5, 6, 3)) * 10.0 ** rng.uniform(-3, 2, (5, 6, 3))).astype(np.float32), encoding)
+    assert_same_bits(
+        (rng.standard_normal((5, 6, 3)) * 10.0 ** rng.uniform(-3, 2, (5, 6, 3))).astype(np.float32), encoding
+    )
 
 
 @pytest.mark.parametrize("weight_scale", [np.float32(1e-3), np.float32([1e-3, 2e-5, 1e-9])])
@@ -96,7 +98,7 @@ def test_biases_have_the_bits_of_the_numpy_arithmetic(weight_scale):
     x = np.float32([[0.1, -7.3, 0.5], [1e-7, 123.456, -1e4]])
     encoding = bias_encoding(0.0173, weight_scale)
     for row in x:
-        same_bits(row, encoding)
+        assert_same_bits(row, encoding)
 
 
 def test_gradients_are_one_inside_the_range_and_zero_outside():

@@ -1,12 +1,11 @@
 import json
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import typer
+from pasted import assert_parses
 from typer.testing import CliRunner
 
 import fewbits
@@ -188,14 +187,6 @@ def test_a_baseline_is_no_model_and_no_artifact(run, tiny):
         fewbits.quantize(run.output, data=tiny.calib)
 
 
-def parses(command: str) -> None:
-    """Check that a command line is one that the program takes, without running it."""
-    words = shlex.split(command)
-    assert words[0] == "fewbits"
-    group = typer.main.get_command(app)
-    group.commands[words[1]].make_context(words[1], words[2:])
-
-
 @pytest.mark.parametrize("finding", Finding)
 @pytest.mark.parametrize("output", [None, Path("run dir")])
 def test_next_steps_are_commands_that_the_program_takes(finding, output):
@@ -210,7 +201,7 @@ def test_next_steps_are_commands_that_the_program_takes(finding, output):
     steps = next_steps(Verdict(finding, "w8a16", "", ()), options, output)
     assert steps
     for _, command in steps:
-        parses(command)
+        assert_parses(command)
     text = " ".join(command for _, command in steps)
     if finding in (Finding.ACTIVATIONS, Finding.WEIGHTS, Finding.BOTH):
         for part in (

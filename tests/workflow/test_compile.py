@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from fewbits.artifact import names
 from fewbits.cli.app import app
+from fewbits.deployment.qnn_graph import CompiledTypes
 from fewbits.errors import ModelError, SpecError
 from fewbits.runtime.session import RunOptions
 from fewbits.workflow.compile import compile as compile_model
@@ -46,6 +47,18 @@ def test_every_operator_is_compiled_in_its_type(run, tmp_path):
     report = json.loads((tmp_path / "compile.json").read_text())
     assert report["soc"]["id"] == 57
     assert report["dims"] == DIMS
+
+
+@needs_qnn
+def test_nothing_but_the_report_is_left_where_types_differ(run, tmp_path, monkeypatch):
+    compile_model(run, soc="sm8650", dims=DIMS, output=tmp_path, dlc=True)
+    wrong = CompiledTypes({"float32": 1}, 1, (), (("head", "Gemm", "uint8", "float32"),))
+    monkeypatch.setattr("fewbits.workflow.compile.compiled_types", lambda model, folder: wrong)
+    words = ["compile", str(run), "--soc", "sm8650", "--dim", "batch=1", "-o", str(tmp_path)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    assert "1 operators were compiled in another type" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["compile.json"]
 
 
 @needs_qnn

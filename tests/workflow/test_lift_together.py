@@ -76,6 +76,26 @@ def test_noise_that_is_not_finite_is_refused():
         least_noise(base, Noise({}, {}, {}), ("a",), 1)
 
 
+def test_a_search_that_is_cut_short_says_so(monkeypatch, caplog):
+    import scipy.optimize
+
+    whole = scipy.optimize.milp
+
+    def cut_short(*args, **options):
+        found = whole(*args, **options)
+        found.status, found.mip_gap = 1, 0.25
+        return found
+
+    base, high = drawn(1)
+    assert least_noise(base, high, NAMES, 3)
+    assert caplog.messages == []
+    monkeypatch.setattr("scipy.optimize.milp", cut_short)
+    assert least_noise(base, high, NAMES, 3)
+    assert caplog.messages == [
+        "The search for the groups to lift was stopped after 20 s: another set may leave up to 25 % less noise."
+    ]
+
+
 def test_a_limit_of_macs_needs_known_shapes():
     with pytest.raises(SpecError, match="shapes of the network are not known"):
         lifted_together((), drawn(0), 10, most_macs=5)

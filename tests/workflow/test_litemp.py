@@ -1,11 +1,10 @@
 import json
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
+from pasted import assert_parses
 from typer.testing import CliRunner
 
 import fewbits
@@ -270,21 +269,16 @@ def test_a_precision_that_the_target_lacks_is_refused_before_anything_is_scored(
     assert not (tmp_path / "o").exists()
 
 
-def parses(command: str) -> None:
-    """Check that a command line is one that the program takes, without running it."""
-    words = shlex.split(command)
-    assert words[0] == "fewbits"
-    typer.main.get_command(app).commands[words[1]].make_context(words[1], words[2:])
-
-
 @pytest.mark.parametrize("min_sqnr", [40, 51.5, 60, 70])
 @pytest.mark.parametrize("high", ["w8a16", "fp16"])
 def test_next_steps_are_commands_that_the_program_takes(tiny, run, min_sqnr, high):
     result = litemp(
         tiny.model, data=tiny.calib, high=high, percents=(34, 80), min_sqnr=min_sqnr, most_macs=90, **BRUTE
     )  # fmt: skip
-    for _, command in (*result.record.next_steps, *run.record.next_steps):
-        parses(command)
+    commands = [command for _, command in (*result.record.next_steps, *run.record.next_steps)]
+    assert commands
+    for command in commands:
+        assert_parses(command)
 
 
 def test_command_prints_table_reason_and_next_steps(tiny, tmp_path):

@@ -9,6 +9,7 @@ from fewbits.graph.optable import Kind
 from fewbits.graph.topology import constant, is_float32, op_rule
 from fewbits.quantization.groups import Group
 from fewbits.spec.plan import Plan, Role
+from fewbits.spec.precision import FP16
 
 Edge = tuple[str, int]
 """(node, input position)."""
@@ -78,3 +79,31 @@ def read_anew(plan: Plan, place: Locations) -> dict[Edge, str]:
     """Return edge -> grid key for the data that a group reads from outside."""
     keys = {edge: plan.inputs.get(edge) for edge in place.edges}
     return {edge: key for edge, key in keys.items() if key is not None and plan.grids[key].role is Role.ACTIVATION}
+
+
+@dataclass(frozen=True, slots=True)
+class Noisy:
+    """Places of one group that a plan changes; grid key None stands for rounding to float16.
+
+    Attributes:
+        edges: what the group reads -> grid key.
+        outputs: what it writes -> grid key.
+        layers: nodes whose constants change.
+        is_half: whether a node of it computes in float16.
+    """
+
+    edges: Mapping[Edge, str | None]
+    outputs: Mapping[str, str | None]
+    layers: tuple[str, ...]
+    is_half: bool
+
+
+def noisy_places(graph: ir.Graph, plan: Plan, place: Locations) -> Noisy:
+    """Return the places of a group where a plan changes values."""
+    half = {name for name in place.group.nodes if plan.nodes[name].precision == FP16}
+    edges: dict[Edge, str | None] = {**read_anew(plan, place), **{e: None for e in place.edges if e[0] in half}}
+    outputs: dict[str, str | None] = dict(written_anew(graph, plan, place))
+    if half:
+        outputs.update(dict.fromkeys(place.outputs))
+    changed = half | {name for name, _ in plan.inputs}
+    return Noisy(edges, outputs, tuple(name for name in place.layers if name in changed), bool(half))

@@ -7,11 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from fewbits.analysis.locations import Edge, Locations, read_anew, written_anew
+from fewbits.analysis.locations import Edge, Locations, noisy_places
 from fewbits.analysis.sensitivity import Noise
 from fewbits.analysis.torch_deltas import Candidate
 from fewbits.analysis.torch_projections import CONSTANTS, TRAINED, Projections
-from fewbits.spec.precision import FP16
 
 F64 = npt.NDArray[np.float64]
 _Key = tuple[str, str, tuple[str, ...]]
@@ -25,8 +24,8 @@ class _Places:
     candidate: Candidate
     group: str
     layers: tuple[str, ...]
-    written: dict[str, str | None]
-    read: dict[str, dict[Edge, str | None]]
+    written: Mapping[str, str | None]
+    read: Mapping[str, Mapping[Edge, str | None]]
 
 
 class NoiseSums:
@@ -91,16 +90,9 @@ def _projected(seen: Projections, place: _Places) -> Iterator[tuple[_Key, Iterab
         yield (candidate.precision, "read", (writer, name)), read
 
 
-def _places(graph: ir.Graph, candidate: Candidate, place: Locations, writers: dict[Edge, str]) -> _Places:
-    plan = candidate.plan
-    half = {name for name in place.group.nodes if plan.nodes[name].precision == FP16}
-    edges: dict[Edge, str | None] = {**read_anew(plan, place), **{e: None for e in place.edges if e[0] in half}}
-    written: dict[str, str | None] = dict(written_anew(graph, plan, place))
-    if half:
-        written.update(dict.fromkeys(place.outputs))
-    gridded = {name for name, _ in plan.inputs}
-    layers = tuple(name for name in place.layers if name in half or name in gridded)
+def _places(graph: ir.Graph, candidate: Candidate, place: Locations, writers: Mapping[Edge, str]) -> _Places:
+    noisy = noisy_places(graph, candidate.plan, place)
     read: dict[str, dict[Edge, str | None]] = {}
-    for edge, key in edges.items():
+    for edge, key in noisy.edges.items():
         read.setdefault(writers[edge], {})[edge] = key
-    return _Places(candidate, place.group.name, layers, written, read)
+    return _Places(candidate, place.group.name, noisy.layers, noisy.outputs, read)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
-from fewbits.analysis.locations import Edge, Locations, locate, read_anew, written_anew
+from fewbits.analysis.locations import Edge, Locations, locate, noisy_places
 from fewbits.analysis.sensitivity import PARTS, Noise, Part
 from fewbits.analysis.torch_deltas import Candidate, Deltas
 from fewbits.analysis.torch_noise import NoiseSums
@@ -30,7 +30,6 @@ from fewbits.numerics.channel_error import ChannelError
 from fewbits.quantization.groups import Group
 from fewbits.runtime.torch_graph import TorchGraph, feeds_to_torch
 from fewbits.spec.plan import Plan
-from fewbits.spec.precision import FP16
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -84,8 +83,8 @@ class _ChannelWeights:
 class _Places:
     """What one candidate does at the places of one group."""
 
-    edges: dict[Edge, str | None]
-    outputs: dict[str, str | None]
+    edges: Mapping[Edge, str | None]
+    outputs: Mapping[str, str | None]
     layers: tuple[str, ...]
     whole: Whole | None
 
@@ -200,21 +199,17 @@ def _mean(values: F64) -> tuple[float, float]:
 
 def _places(graph: ir.Graph, plan: Plan, place: Locations) -> _Places:
     """Return what a plan changes at the places of a group; key None stands for rounding to float16."""
-    half = {name for name in place.group.nodes if plan.nodes[name].precision == FP16}
-    edges: dict[Edge, str | None] = {**read_anew(plan, place), **{e: None for e in place.edges if e[0] in half}}
-    outputs: dict[str, str | None] = dict(written_anew(graph, plan, place))
-    if half:
-        outputs.update(dict.fromkeys(place.outputs))
+    noisy = noisy_places(graph, plan, place)
     gridded = {name for name, _ in plan.inputs}
     nodes = [node for node in graph if str(node.name) in place.group.nodes]
-    whole = _whole(nodes, plan) if str(nodes[0].name) in gridded and not half else None
+    whole = _whole(nodes, plan) if str(nodes[0].name) in gridded and not noisy.is_half else None
     if whole is None:
-        return _Places(edges, outputs, tuple(name for name in place.layers if name in half or name in gridded), None)
+        return _Places(noisy.edges, noisy.outputs, noisy.layers, None)
     written = {str(value.name) for node in nodes[: 1 + bool(whole.follower)] for value in node.outputs}
     return _Places(
-        {edge: key for edge, key in edges.items() if edge[0] != whole.head},
-        {name: key for name, key in outputs.items() if name not in written},
-        tuple(name for name in place.layers if name in gridded),
+        {edge: key for edge, key in noisy.edges.items() if edge[0] != whole.head},
+        {name: key for name, key in noisy.outputs.items() if name not in written},
+        noisy.layers,
         whole,
     )
 

@@ -93,5 +93,6 @@ def estimate(
 def chips(*, json: Json = False) -> None:
     """List the chips that models can be compiled for."""
     from fewbits.cli import show_deploy
+    from fewbits.workflow.targets import chips as verb
 
-    show_deploy.chips(as_json=json)
+    (show_deploy.chips_json if json else show_deploy.chips_table)(verb())

@@ -1,9 +1,10 @@
 """What the commands for Qualcomm's toolchain print."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from fewbits.cli import show
-from fewbits.spec.soc import socs
+from fewbits.spec.soc import Soc
 from fewbits.workflow.compile import CompileResult, EstimateResult
 from fewbits.workflow.lint import LintResult
 from fewbits.workflow.verify_htp import VerifyHtpResult
@@ -89,14 +90,16 @@ def estimate_table(result: EstimateResult) -> None:
     show.print_table(out, "", ("what", "size"), rows, right=(1,))
 
 
-def chips(*, as_json: bool) -> None:
-    """Print the known chips."""
-    if as_json:
-        show.print_json({"chips": [asdict(soc) | {"target": soc.target} for soc in socs()]})
-        return
+def chips_json(found: Sequence[Soc]) -> None:
+    """Print the chips as one JSON object."""
+    show.print_json({"chips": [asdict(soc) | {"target": soc.target} for soc in found]})
+
+
+def chips_table(found: Sequence[Soc]) -> None:
+    """Print the chips."""
     rows = [
         (soc.name, str(soc.id), soc.target, "yes" if soc.fp16 else "no", "yes" if soc.estimates else "no")
-        for soc in socs()
+        for soc in found
     ]
     show.print_table(show.console(), "", ("chip", "number", "target", "fp16", "latency estimates"), rows)
 

@@ -3,7 +3,7 @@
 The rules follow what onnxruntime-qnn 2.7.0 does; `tests/workflow/test_lint.py` compiles the cases of most of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -203,8 +203,8 @@ def no_half(case: Case) -> Iterator[Finding]:
         )
 
 
-def _words(kinds: object) -> str:
-    return ", ".join(sorted(kinds))  # type: ignore[call-overload]
+def _words(kinds: Iterable[str]) -> str:
+    return ", ".join(sorted(kinds))
 
 
 RULES: tuple[Callable[[Case], Iterator[Finding]], ...] = (

@@ -20,6 +20,7 @@ from fewbits.spec.soc import Soc, find_soc, socs
 from fewbits.workflow.stages import Stages, Watcher
 
 BINARY = CONTEXT.replace(".onnx", "_qnn.bin")
+DLC = "model.dlc"
 REPORT = "compile.json"
 
 
@@ -98,17 +99,21 @@ def compile(  # noqa: A001 - the verb's name; builtins.compile is not used here
 
 
 def _kept(found: CompileResult, job: QnnJob, scratch: Path, folder: Path) -> CompileResult:
-    """Copy the files out, the report last."""
-    wanted = {"context": scratch / "context" / CONTEXT, "binary": scratch / "context" / BINARY}
-    dlc = next(iter((scratch / "dlc").glob("*.dlc")), None)
-    if dlc is not None:
-        wanted["dlc"] = dlc
+    """Copy the files out, the report last; those of an earlier run go."""
+    made = {CONTEXT: scratch / "context" / CONTEXT, BINARY: scratch / "context" / BINARY}
+    if dlc := next(iter((scratch / "dlc").glob("*.dlc")), None):
+        made[DLC] = dlc
+    roles = {CONTEXT: "context", BINARY: "binary", DLC: "dlc"}
     files = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for role, source in wanted.items() if found.passed else ():
-            files[role] = folder / ("model.dlc" if role == "dlc" else source.name)
-            shutil.copyfile(source, files[role])
+        for name, role in roles.items():
+            (folder / name).unlink(missing_ok=True)
+            if found.passed and name in made:
+                files[role] = folder / name
+                partial = folder / f".{name}.partial"
+                shutil.copyfile(made[name], partial)
+                partial.replace(files[role])
     except OSError as error:
         raise OutputError(f"Cannot write to {str(folder)!r}: {error.strerror or error}. Choose another -o.") from error
     files["report"] = folder / REPORT

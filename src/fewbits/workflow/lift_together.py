@@ -11,6 +11,7 @@ where x[g] is 1 if g is lifted, and own, written and read are what lifting takes
 `Noise`). Solved by scipy's interface to HiGHS.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 F64 = npt.NDArray[np.float64]
 
+logger = logging.getLogger(__name__)
+
 _TIME_LIMIT_S = 20.0
+_CUT_SHORT = 1  # scipy.optimize.milp's status where the time ran out
 _GAP = 1e-3
 """Relative; the noise itself is known to about a tenth."""
 
@@ -50,7 +54,7 @@ def least_noise(
         limit: of the sum of the shares of lifted groups; None sets none.
 
     Raises:
-        SpecError: the solver finds no answer.
+        SpecError: the solver finds no answer, or the noise is not finite.
     """
     from scipy.optimize import Bounds, milp  # half a second to import
 
@@ -71,6 +75,11 @@ def least_noise(
     )
     if found.x is None:
         raise SpecError(f"No set of groups to lift was found ({found.message}): rank by --ranking brute-force instead.")
+    if found.status == _CUT_SHORT:
+        logger.warning(
+            "The search for the groups to lift was stopped after %g s: another set may leave up to %.2g %% less noise.",
+            _TIME_LIMIT_S, 100 * float(found.mip_gap or 0.0),
+        )  # fmt: skip
     return tuple(name for name, chosen in zip(names, found.x[: len(names)], strict=True) if chosen > 0.5)
 
 

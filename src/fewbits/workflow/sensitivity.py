@@ -22,7 +22,7 @@ PROJECTIONS = 128
 PROBES = (2, 16)
 """Probes per sample, at least and at most, where the caller leaves them to fewbits."""
 
-_TIMES = 2
+_BATCH_FACTOR = 2
 """Samples at once, relative to calibration: there is much to do per batch, and only so much memory."""
 
 
@@ -160,4 +160,4 @@ def _at_once(calibration: Calibration) -> int:
     usual = calibration.batch_size
     if calibration.subject.batch_size or usual == 1:
         return usual
-    return min(_TIMES * usual, LARGEST_BATCH)
+    return min(_BATCH_FACTOR * usual, LARGEST_BATCH)
