@@ -1,10 +1,10 @@
 """fewbits finds the fewest bits a trained network can run in without losing the accuracy its owner needs.
 
 The verbs are functions of the same names and options as the commands: `convert`, `prepare`, `inspect`, `quantize`,
-`baseline`, `analyze`, `litemp`, `evaluate`, `export`, `verify`, `lint`, `compile`, `estimate`,
-`report`, `targets`, `chips`. `calibrate` and `quantize_calibrated` are `quantize` in two steps, for several precisions
-from one calibration; `brute_force` measures how sensitive each group of operators is. Names are imported when they are first used, so that `import fewbits` costs
-nothing.
+`baseline`, `analyze`, `litemp`, `evaluate`, `export`, `verify`, `lint`, `compile`, `estimate`, `report`, `targets`,
+`chips`. `calibrate` and `quantize_calibrated` are `quantize` in two steps, for several precisions from one calibration;
+`brute_force` measures how sensitive each group of operators is. Names are imported when they are first used, so that
+`import fewbits` costs nothing.
 """
 
 import importlib
