@@ -194,3 +194,10 @@ def test_without_integer_kernels_looks_at_weights_and_activations(activation, we
     assert folds is expected
     assert "session.disable_quant_qdq" not in SessionPolicy.EXACT.options_for(proto.SerializeToString())
     open_session(proto.SerializeToString())({"x": np.ones((1, 2), np.float32)})
+
+
+@pytest.mark.parametrize("clips", [True, False])
+def test_the_slower_kernels_are_asked_for_where_the_others_saturate(monkeypatch, clips):
+    monkeypatch.setattr("fewbits.runtime.session.saturates", lambda: clips)
+    assert ("session.x64quantprecision" in SessionPolicy.DEFAULT.options) is clips
+    assert "session.x64quantprecision" not in {**SessionPolicy.EXACT.options, **SessionPolicy.PLAIN.options}

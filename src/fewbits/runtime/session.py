@@ -14,12 +14,14 @@ from google.protobuf.message import DecodeError
 
 from fewbits.errors import DataError, ModelError, SpecError
 from fewbits.runtime.data.types import InputInfo
+from fewbits.runtime.processor import saturates
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 # Otherwise ORT runs int4/int8-weight MatMul under wider activations as MatMulNBits with 8-bit activations.
 _ALWAYS = {"session.qdq_matmulnbits_accuracy_level": "1"}
-# Otherwise 8-bit kernels saturate on x86 processors without VNNI (see `processor.saturates`); no effect elsewhere.
+# Otherwise 8-bit kernels saturate on x86 processors without VNNI (see `processor.saturates`). Elsewhere it changes no
+# bit, but makes them 40 % slower.
 _UNSATURATED = {"session.x64quantprecision": "1"}
 # What ORT says when, under that entry, two nodes share one int8 weight: it converts the weight twice.
 _CONVERTED_TWICE = "Attempt to replace the existing tensor"
@@ -46,7 +48,7 @@ class SessionPolicy(Enum):
             return {}
         if self is SessionPolicy.EXACT:
             return {**_ALWAYS, "optimization.disable_specified_optimizers": "QDQSelectorActionTransformer"}
-        return {**_ALWAYS, **_UNSATURATED}
+        return {**_ALWAYS, **(_UNSATURATED if saturates() else {})}
 
     def options_for(self, model: bytes | str | Path) -> Mapping[str, str]:
         """Session config entries of the policy for one model."""
