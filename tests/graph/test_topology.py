@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from graph_models import graph, normal
 
-from fewbits.graph.optable import OP_TABLE, Kind
 from fewbits.graph.shapes import infer_shapes
 from fewbits.graph.topology import (
     captured,
@@ -14,6 +13,7 @@ from fewbits.graph.topology import (
     is_float32,
     op_rule,
 )
+from fewbits.spec.optable import OP_TABLE, Kind
 
 FUSED = {"Conv": frozenset({"Relu", "Clip", "PRelu"})}
 

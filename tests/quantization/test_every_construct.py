@@ -17,9 +17,9 @@ from qdq_models import (
     uncovered,
 )
 
-from fewbits.graph.optable import Kind
 from fewbits.graph.topology import op_rule
 from fewbits.runtime.session import SessionPolicy
+from fewbits.spec.optable import Kind
 
 PRECISIONS = ("w8a8", "w8a16", "w16a16", "w4a8", "w4a16", "w6a6", "fp16", "fp32")
 MIXES = (("w8a8", "fp16"), ("w8a8", "w8a16"), ("w8a16", "w4a8"), ("fp16", "w8a8"), ("w8a8", "fp32"), ("w8a8", "w4a4"))

@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fewbits.errors import ModelError
-from fewbits.graph.optable import OP_TABLE
 from fewbits.runtime.torch_operators.call import Call
 from fewbits.runtime.torch_operators.table import OPERATORS, attributes_of, call_of
+from fewbits.spec.optable import OP_TABLE
 
 CHUNKS = 8
 Inputs = list[torch.Tensor | None]

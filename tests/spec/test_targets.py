@@ -1,8 +1,8 @@
 import pytest
 
 from fewbits.errors import SpecError
-from fewbits.graph.optable import OP_TABLE
 from fewbits.spec.dtypes import DType
+from fewbits.spec.optable import OP_TABLE
 from fewbits.spec.target import DEFAULT_TARGET, load_target, target_names
 
 

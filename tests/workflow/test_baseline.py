@@ -76,6 +76,7 @@ def test_bit_operations_are_macs_times_widths(run):
 def test_every_candidate_is_an_artifact_of_its_own(run, precision):
     assert verify(run.output / precision).passed
     assert set(names.KNOWN) >= {path.name for path in (run.output / precision).iterdir()}
+    assert (run.output / precision / names.COMMANDS).is_file()
 
 
 def test_open_dimensions_take_their_size_from_the_data():

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from fewbits.graph.optable import Kind
 from fewbits.graph.topology import constant, is_float32, op_rule
+from fewbits.spec.optable import Kind
 
 _SECOND = frozenset({
     "Conv", "ConvTranspose", "InstanceNormalization", "GroupNormalization", "MaxPool", "AveragePool", "LpPool",

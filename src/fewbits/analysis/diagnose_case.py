@@ -9,12 +9,12 @@ import onnx_ir as ir
 
 from fewbits.analysis.sensitivity import Part, Sensitivity
 from fewbits.analysis.tensors import TensorFact, TensorFacts
-from fewbits.graph.optable import Kind
 from fewbits.graph.topology import constant, is_float32, op_rule
 from fewbits.quantization.encode import Encoded
 from fewbits.quantization.groups import Group
 from fewbits.spec.dtypes import DType
 from fewbits.spec.encodings import Encoding
+from fewbits.spec.optable import Kind
 from fewbits.spec.plan import Plan, Role
 from fewbits.spec.precision import Precision
 from fewbits.spec.target import load_target, target_names

@@ -7,9 +7,9 @@ import onnx_ir as ir
 
 from fewbits.analysis.diagnose_case import FEW_STEPS, Case, Evidence, lift_lines, number
 from fewbits.analysis.tensors import DEAD_SHARE, OUTLIER_RATIO, TensorFact
-from fewbits.graph.optable import Kind
 from fewbits.graph.topology import constant, op_rule
 from fewbits.numerics.affine import F64
+from fewbits.spec.optable import Kind
 
 HEAD_STEPS = 64.0
 """Scores are compared with thresholds and ranked: fewer steps than these, 6 bits, are few."""

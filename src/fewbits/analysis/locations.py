@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from fewbits.graph.optable import Kind
 from fewbits.graph.topology import constant, is_float32, op_rule
 from fewbits.quantization.groups import Group
+from fewbits.spec.optable import Kind
 from fewbits.spec.plan import Plan, Role
 from fewbits.spec.precision import FP16
 

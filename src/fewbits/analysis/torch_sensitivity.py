@@ -24,11 +24,11 @@ from fewbits.analysis.torch_noise import NoiseSums
 from fewbits.analysis.torch_probe import Probed, Recorder, probe
 from fewbits.analysis.torch_projections import CONSTANTS, TRAINED, Projections, Whole, read_by_softmax
 from fewbits.errors import SpecError
-from fewbits.graph.optable import Kind
 from fewbits.graph.topology import op_rule
 from fewbits.numerics.channel_error import ChannelError
 from fewbits.quantization.groups import Group
 from fewbits.runtime.torch_graph import TorchGraph, feeds_to_torch
+from fewbits.spec.optable import Kind
 from fewbits.spec.plan import Plan
 
 F32 = npt.NDArray[np.float32]

@@ -17,7 +17,12 @@ _IMAGES, _RUN, _OUT = "Images", "Running", "Output"
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="An .onnx file, or the output folder of an earlier run.")]
 Target = Annotated[
-    str, typer.Option("--target", metavar="NAME", help="Device: a name from `fewbits targets`, or a .toml file.")
+    str,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="Device: a name from `fewbits targets`, FILE.toml, or aimet:FILE.json (AIMET's quantsim configuration).",
+    ),
 ]
 Data = Annotated[
     str,

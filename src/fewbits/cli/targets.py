@@ -22,4 +22,6 @@ def targets(json: Json = False) -> None:
         )
         for target in found
     ]
-    show.print_table(show.console(), "", ("target", "device", "weights", "activations", "fp16"), rows)
+    out = show.console()
+    show.print_table(out, "", ("target", "device", "weights", "activations", "fp16"), rows)
+    out.print("or a file: FILE.toml with rules of your own, aimet:FILE.json with AIMET's quantsim configuration")

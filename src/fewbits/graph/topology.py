@@ -5,7 +5,7 @@ from collections.abc import Container, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from fewbits.graph.optable import OP_TABLE, Kind, OpRule
+from fewbits.spec.optable import OP_TABLE, Kind, OpRule
 
 _SHAPE_OPS = frozenset({"Shape", "Size"})
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from fewbits.graph.optable import Kind
 from fewbits.graph.topology import data_values, fusions, op_rule
 from fewbits.quantization.profile import Profile, float_reason
+from fewbits.spec.optable import Kind
 from fewbits.spec.precision import FP32, Precision
 from fewbits.spec.target import Target
 

@@ -15,12 +15,12 @@ import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
 from fewbits.errors import DataError
-from fewbits.graph.optable import Kind
 from fewbits.graph.topology import constant, data_positions, data_values, fusions, is_float32, op_rule
 from fewbits.numerics.histogram import Histogram
 from fewbits.numerics.second_moment import SecondMoment
 from fewbits.quantization.layers import Layer, find_layers
 from fewbits.runtime.progress import Progress
+from fewbits.spec.optable import Kind
 from fewbits.spec.target import Target
 
 MOST_COUNTED = 1 << 12

@@ -7,9 +7,9 @@ import onnx_ir as ir
 
 from fewbits.errors import SpecError
 from fewbits.graph.opset import QDQ_OPSET
-from fewbits.graph.optable import FLOAT_REASONS, Kind
 from fewbits.graph.topology import data_positions, data_values, fusions, is_float32, op_rule
 from fewbits.quantization.half import castable_inputs
+from fewbits.spec.optable import FLOAT_REASONS, Kind
 from fewbits.spec.plan import NodePlan
 from fewbits.spec.precision import FP16, FP32, Precision
 from fewbits.spec.target import Target

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 import onnx_ir as ir
 
 from fewbits.errors import SpecError
-from fewbits.graph.optable import Kind, OpRule
 from fewbits.graph.topology import channel_axis, constant, data_positions, is_float32, op_rule
 from fewbits.quantization.profile import Profile, assign
 from fewbits.spec.dtypes import DType, PerChannel, PerTensor, QuantSpec
+from fewbits.spec.optable import Kind, OpRule
 from fewbits.spec.plan import Grid, NodePlan, Plan, Role
 from fewbits.spec.precision import Precision
 from fewbits.spec.target import Target

@@ -1,4 +1,7 @@
-"""Targets: what a device accepts, as data. One TOML file per device in `targets/`, or the user's own file."""
+"""Targets: what a device accepts, as data. One TOML file per device in `targets/`, or the user's own file.
+
+AIMET's quantsim configurations can be read as targets, too: see `aimet_config.py`.
+"""
 
 import difflib
 import tomllib
@@ -12,6 +15,7 @@ from fewbits.errors import SpecError
 from fewbits.spec.dtypes import DType
 
 DEFAULT_TARGET = "qnn-htp-v73"
+_AIMET = "aimet:"
 _KEYS = {
     "description", "extends", "activation_types", "weight_types", "per_channel", "fused", "fixed_ranges",
     "concat_shares_grid", "gamma_follows_activation", "left_float", "fp16", "int4_per_tensor", "widest_gamma",
@@ -40,6 +44,7 @@ class Target:
         int4_per_tensor: whether weights of at most 4 bits may have one scale for the whole tensor (one output channel
             counts as that); where not, their codes are stored as int8.
         widest_gamma: most bits that the scale of a normalization may have, 8 or 16.
+        notes: sentences on what the rules came from and fewbits does not carry out.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Target:
     fp16: bool = True
     int4_per_tensor: bool = True
     widest_gamma: int = 16
+    notes: tuple[str, ...] = ()
 
 
 def target_names() -> tuple[str, ...]:
@@ -64,12 +70,19 @@ def target_names() -> tuple[str, ...]:
 
 
 def load_target(name: str | Path) -> Target:
-    """Return the target called `name`, or the one described by the TOML file at that path.
+    """Return the target called `name`, or the one that a file describes.
+
+    Args:
+        name: of `target_names`, the path of a TOML file, or "aimet:" and the path of AIMET's quantsim configuration.
 
     Raises:
         SpecError: no such target or file, or the file has an unknown key or value.
     """
     text = str(name)
+    if text.startswith(_AIMET):
+        from fewbits.spec.aimet_config import read_aimet_config  # which makes Targets itself
+
+        return read_aimet_config(text.removeprefix(_AIMET))
     if text.endswith(".toml"):
         path = Path(text)
         if not path.is_file():
@@ -80,9 +93,10 @@ def load_target(name: str | Path) -> Target:
             raise SpecError(f"The target file {text!r} cannot be read as text: {error}.") from error
         return _build(path.stem, _resolve(content, text), text)
     if text not in target_names():
-        near = difflib.get_close_matches(text, target_names(), 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise SpecError(f"Unknown target {text!r}: choose one of {', '.join(target_names())} or a .toml file.{hint}")
+        known = [_AIMET + text] if text.endswith(".json") else difflib.get_close_matches(text, target_names(), 1)
+        hint = f" Did you mean {known[0]!r}?" if known else ""
+        names = ", ".join(target_names())
+        raise SpecError(f"Unknown target {text!r}: choose one of {names}, FILE.toml or {_AIMET}FILE.json.{hint}")
     return _build(text, _builtin(text), text)
 
 

@@ -100,7 +100,7 @@ def analyze(
         confirm: the most sensitive groups in the first precision whose error is measured by a real run (one-pass).
         worst: findings at most.
         output: folder for record.json and report.html; None writes nothing.
-        target: device profile, its name or a TOML file.
+        target: device profile, its name, a TOML file or aimet:FILE.json.
         ranges: auto, minmax, mse, entropy or percentile:99.99.
         weight_ranges: auto, absmax or mse.
         bias_correction: let biases take up the mean error of rounded weights.

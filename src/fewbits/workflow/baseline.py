@@ -92,7 +92,7 @@ def baseline(
         data: calibration data: an image folder, .npz, .npy, a folder of them, an input list, file.py:function, arrays.
         precisions: what to score: w8a8, w8a16, w16a16, fp16, also w4a8, w4a16 ...
         output: folder; each precision gets a folder inside it. None writes nothing.
-        target: device profile, its name or a TOML file.
+        target: device profile, its name, a TOML file or aimet:FILE.json.
         metric: a name, file.py:function, or a function of `predict`; None chooses one by labels and outputs.
         higher_is_better: direction of the user's own metric.
         max_drop: acceptable drop: 0.5 in the metric's unit, "0.5%" of the float score; None allows 1 % of it.
@@ -161,7 +161,7 @@ def _result(contest: Contest, candidates: tuple[Candidate, ...], refused: Mappin
         refused=refused,
         verdict={**asdict(verdict), "finding": verdict.finding.value},
         next_steps=next_steps(verdict, contest.options, contest.output),
-        notes=tuple(_notes(candidates, before.samples)),
+        notes=tuple(_notes(candidates, before.samples, contest.calibration.target.notes)),
         **contest.facts(),
     )
     return BaselineResult(
@@ -196,9 +196,11 @@ def _possible(subject: Subject, precisions: Sequence[str]) -> tuple[list[str], d
     return possible, refused
 
 
-def _notes(candidates: Iterable[Candidate], samples: int) -> Iterator[str]:
+def _notes(candidates: Iterable[Candidate], samples: int, common: tuple[str, ...]) -> Iterator[str]:
+    """Yield what holds for all of them once, then what is each candidate's own."""
+    yield from common
     for candidate in candidates:
-        yield from (f"{candidate.precision}: {note}" for note in candidate.record.notes)
+        yield from (f"{candidate.precision}: {note}" for note in candidate.record.notes if note not in common)
         interval, value = candidate.drop.interval, candidate.drop.value
         if candidate.status is Status.NOISE and interval is not None:
             needed = math.ceil(samples * ((interval[1] - interval[0]) / 2 / value) ** 2)

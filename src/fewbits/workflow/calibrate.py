@@ -77,7 +77,7 @@ def calibrate(
     Args:
         model: a path, bytes, a model in memory, or the output folder of an earlier run.
         data: calibration data: an image folder, .npz, .npy, a folder of them, an input list, file.py:function, arrays.
-        target: device profile, its name or a TOML file.
+        target: device profile, its name, a TOML file or aimet:FILE.json.
         samples: calibration samples at most.
         dims: open dimension -> size.
         simplify: let onnxslim rewrite the graph.

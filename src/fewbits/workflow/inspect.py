@@ -66,7 +66,7 @@ def inspect(
 
     Args:
         model: a path, bytes, a model in memory, or an output folder, whose float companion is inspected.
-        target: device profile, its name or a TOML file.
+        target: device profile, its name, a TOML file or aimet:FILE.json.
         dims: open dimension -> size; an open batch counts as 1.
         simplify: let onnxslim rewrite the graph before planning.
 

@@ -102,7 +102,8 @@ def quantize_calibrated(
     )
     encoded = encode(graph, plan, statistics, chosen.ranges, pinned=fixed, memo=calibration.memo)
     model = insert_qdq(calibration.model, plan, encoded)
-    notes = (*encoded.notes, *pin_notes(plan, given, fixed), *_domain_note(model, calibration.model))
+    made = (*encoded.notes, *pin_notes(plan, given, fixed), *_domain_note(model, calibration.model))
+    notes = (*calibration.target.notes, *made)
     return Quantized(model, wanted, plan, encoded, notes, fixed, chosen.trials)
 
 

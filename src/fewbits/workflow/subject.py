@@ -56,7 +56,7 @@ def open_subject(
     Args:
         model: a path, bytes, a model in memory, or an output folder.
         data: calibration data.
-        target: device profile, its name or a TOML file.
+        target: device profile, its name, a TOML file or aimet:FILE.json.
         dims: open dimension -> size.
         simplify: let onnxslim rewrite the graph.
         preprocess: how images become inputs.

@@ -14,7 +14,6 @@ from threadpoolctl import threadpool_limits
 from fewbits.analysis.channel_axes import channel_axes
 from fewbits.analysis.tensors import TensorFact, TensorFacts, TensorWatch, activation_fact, stored_fact
 from fewbits.graph.naming import unique_name, value_names
-from fewbits.graph.optable import Kind
 from fewbits.graph.save import EXTERNAL_BYTES, save_model, to_bytes, weights_bytes
 from fewbits.graph.topology import channel_axis, is_float32, op_rule
 from fewbits.quantization.biases import constant_values
@@ -23,6 +22,7 @@ from fewbits.quantization.observe import watchlist
 from fewbits.runtime.data.types import Batch
 from fewbits.runtime.progress import NullProgress, Progress
 from fewbits.runtime.session import Runner, RunOptions, SessionPolicy, open_session
+from fewbits.spec.optable import Kind
 from fewbits.spec.plan import Grid, Role
 from fewbits.workflow.calibrate import MOST_WATCHED_BYTES, Calibration, choose_batch_size
 from fewbits.workflow.quantized import Quantized
