@@ -48,7 +48,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("files", range(5))
+@pytest.mark.parametrize("files", range(6))
 def test_full_disk_leaves_the_earlier_run_as_it_was(tiny, tmp_path, monkeypatch, files):
     """The disk takes some files, and fills up while the next one is written."""
     before, original, synced = earlier_run(tiny, tmp_path), os.fsync, []

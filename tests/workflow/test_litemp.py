@@ -83,7 +83,7 @@ def test_the_first_percentage_within_the_goal_is_accepted(run):
 def test_the_output_folder_is_that_of_the_best_model(run, tmp_path):
     folders = {"p10", "p20", "p50", "p80", "p100", "w8a8", "w8a16"}
     assert {path.name for path in run.output.iterdir() if path.is_dir()} == folders
-    for name in (names.ARTIFACT, names.FLOAT, names.ENCODINGS, names.SAMPLES):
+    for name in (names.ARTIFACT, names.FLOAT, names.ENCODINGS, names.SAMPLES, names.COMMANDS):
         assert (run.output / name).read_bytes() == (run.output / "p50" / name).read_bytes()
     for folder in (run.output, run.output / "p10", run.output / "w8a16"):
         assert verify(folder).passed

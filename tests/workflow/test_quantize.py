@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from fewbits.artifact import names
-from fewbits.artifact.encodings_json import read_encodings
+from fewbits.artifact.encodings_read import read_encodings
 from fewbits.artifact.folder import sha256
 from fewbits.artifact.samples import read_samples
 from fewbits.deployment.certificate import count_differing
@@ -23,7 +23,7 @@ from fewbits.workflow.writing import open_artifact
 
 def test_quantize_writes_every_file_and_says_so_in_the_record(quantized_folder):
     files = {path.name for path in quantized_folder.iterdir()}
-    assert files == {names.ARTIFACT, names.FLOAT, names.ENCODINGS, names.SAMPLES, names.RECORD}
+    assert files == {names.ARTIFACT, names.FLOAT, names.ENCODINGS, names.SAMPLES, names.COMMANDS, names.RECORD}
     record = read_record(quantized_folder / names.RECORD)
     assert record.verb == "quantize"
     assert record.precision == {"w8a8": 8, "fp32": 1}
@@ -31,7 +31,7 @@ def test_quantize_writes_every_file_and_says_so_in_the_record(quantized_folder):
     assert record.data["calibration"]["samples"] == 24
     assert len(record.data["calibration"]["fingerprint"]) == 64
     assert {name: facts["sha256"] for name, facts in record.files.items()} == {
-        name: sha256(quantized_folder / name) for name in files - {names.RECORD}
+        name: sha256(quantized_folder / name) for name in files - {names.RECORD, names.COMMANDS}
     }
     assert record.scores["metric"] == "top1"
     assert record.scores["float"] == 100.0

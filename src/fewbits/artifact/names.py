@@ -7,7 +7,11 @@ RECORD = "record.json"
 SAMPLES = "samples.npz"
 CERTIFICATE = "certificate.json"
 HTP_CERTIFICATE = "certificate.qnn-htp.json"
+HUB = "hub.json"
+"""Jobs on Qualcomm AI Hub, by the hashes of what was sent; it outlives the artifact, since jobs cannot be had again."""
 REPORT = "report.html"
+COMMANDS = "convert.txt"
+"""Command lines of Qualcomm's converters; no record vouches for it, since users write their chip and sizes into it."""
 DATA_SUFFIX = ".data"
 """Appended to a model's name where its weights live in a file beside it."""
 
@@ -21,5 +25,5 @@ SHIPPED = (
 )
 """The files that a record vouches for by their hashes."""
 
-KNOWN = (*SHIPPED, REPORT, CERTIFICATE, HTP_CERTIFICATE, RECORD)
-"""Every file that fewbits writes into an output folder; the record comes last, so that it vouches for the others."""
+KNOWN = (*SHIPPED, COMMANDS, REPORT, CERTIFICATE, HTP_CERTIFICATE, RECORD)
+"""What a new run replaces in an output folder; the record comes last, so that it vouches for the others."""

@@ -10,6 +10,7 @@ from fewbits.artifact.encodings_versions import as_version
 from fewbits.artifact.folder import sha256, staged, write_file
 from fewbits.errors import OutputError, SpecError
 from fewbits.reporting.record import RunRecord, read_record
+from fewbits.workflow.writing import write_commands
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ def export(
 ) -> ExportResult:
     """Copy an artifact with its float companion, encodings, samples and record into a folder of its own.
 
-    Every file is checked against the hash that was recorded when it was scored.
+    Every file is checked against the hash that was recorded when it was scored. The command lines of Qualcomm's
+    converters are written anew, for the layout of the encodings.
 
     Args:
         run: output folder of `baseline`, or of `quantize`.
@@ -65,6 +67,8 @@ def export(
                 raise OutputError(f"Cannot write {name} to {str(output)!r}: {error.strerror or error}.") from error
         if names.ENCODINGS in record.files:
             _rewrite_encodings(stage, encodings_version)
+        if {names.FLOAT, names.ENCODINGS} <= set(record.files):
+            write_commands(stage, record.target, record.precision)
     return ExportResult(Path(output), str(record.options.get("precision", "")), why, record)
 
 

@@ -10,7 +10,15 @@ from fewbits.workflow.calibrate import Calibration
 from fewbits.workflow.quantized import Quantized
 from fewbits.workflow.scoring import Scoring
 from fewbits.workflow.stages import Stages
-from fewbits.workflow.writing import Options, open_artifact, record_run, write_models, write_record, write_samples_of
+from fewbits.workflow.writing import (
+    Options,
+    open_artifact,
+    record_run,
+    write_commands,
+    write_models,
+    write_record,
+    write_samples_of,
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +72,7 @@ def finish(
     with stages.stage(f"score {label}", before.samples) as told:
         after = scoring.score(runner, told)
     write_samples_of(folder, runner, calibration)
+    write_commands(folder, made.plan.target, made.counts)
     lost = drop(before, after)
     scores = _scores(scoring, before, after, lost)
     record = record_run(

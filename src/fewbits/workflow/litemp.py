@@ -131,7 +131,7 @@ def litemp(
         rank_samples: calibration samples to rank on, at most.
         sensitivity: of this network in both precisions; None finds it out.
         output: folder; None writes nothing.
-        target: device profile, its name or a TOML file.
+        target: device profile, its name, a TOML file or aimet:FILE.json.
         metric: a name, file.py:function, or a function of `predict`; None chooses one by labels and outputs.
         higher_is_better: direction of the user's own metric.
         max_drop: acceptable drop: 0.5 in the metric's unit, "0.5%" of the float score; None allows 1 % of it.
@@ -339,7 +339,7 @@ def _step(step: Lifted) -> Step:
 def _publish(best: Candidate, record: LitempRecord, folder: Path) -> None:
     """Make `folder` that of the best model, with a record that is the model's as well as the run's."""
     assert best.output is not None
-    for name in best.record.files:
+    for name in (*best.record.files, names.COMMANDS):
         try:
             shutil.copyfile(best.output / name, folder / name)
         except OSError as error:

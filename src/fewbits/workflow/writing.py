@@ -1,7 +1,7 @@
 """Write what every model-making verb hands over: artifact, float companion, encodings, samples, record."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,8 @@ import onnx_ir as ir
 
 from fewbits import __version__
 from fewbits.artifact import names
+from fewbits.artifact.converter_commands import converter_commands
+from fewbits.artifact.converter_facts import read_facts
 from fewbits.artifact.encodings_json import encodings_document
 from fewbits.artifact.folder import file_facts, write_file
 from fewbits.artifact.samples import Arrays, collect_samples, write_samples
@@ -53,6 +55,20 @@ def write_samples_of(folder: Path, runner: Runner, calibration: Calibration) -> 
         OutputError: they cannot be written.
     """
     write_samples(folder / names.SAMPLES, collect_samples(runner, _feeds(calibration.subject.data)))
+
+
+def write_commands(folder: Path, target: str, precisions: Collection[str]) -> None:
+    """Write the command lines of Qualcomm's converters for the models, encodings and samples in `folder`.
+
+    Args:
+        folder: holds them.
+        target: name of the target that the model was made for.
+        precisions: that its nodes have.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    write_file(folder / names.COMMANDS, converter_commands(read_facts(folder, target, precisions)).encode())
 
 
 def _feeds(data: Dataset) -> Iterator[Arrays]:
