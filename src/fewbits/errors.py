@@ -6,6 +6,7 @@
     │   └── RefusedError        a model that the device's compiler does not take
     ├── DataError               data that cannot be read or does not fit the model
     ├── MetricError             a score that cannot be computed
+    ├── HubError                Qualcomm AI Hub cannot be used, or a job there failed
     ├── OutputError             a result that cannot be written
     └── MissingExtraError       an optional dependency that is not installed
 
@@ -43,6 +44,10 @@ class DataError(FewbitsError):
 
 class MetricError(FewbitsError):
     """A score that cannot be computed."""
+
+
+class HubError(FewbitsError):
+    """Qualcomm AI Hub cannot be used, or a job there failed."""
 
 
 class OutputError(FewbitsError):
