@@ -1,10 +1,11 @@
 """fewbits finds the fewest bits a trained network can run in without losing the accuracy its owner needs.
 
 The verbs are functions of the same names and options as the commands: `convert`, `prepare`, `inspect`, `quantize`,
-`baseline`, `analyze`, `litemp`, `evaluate`, `export`, `verify`, `lint`, `compile`, `estimate`, `report`, `targets`,
-`chips`. `calibrate` and `quantize_calibrated` are `quantize` in two steps, for several precisions from one calibration;
-`brute_force` measures how sensitive each group of operators is. Names are imported when they are first used, so that
-`import fewbits` costs nothing.
+`baseline`, `analyze`, `litemp`, `evaluate`, `export`, `verify`, `lint`, `compile`, `estimate`, `submit`,
+`apply_encodings`, `import_qdq` (the command `import`), `report`, `targets`, `chips`. `calibrate` and
+`quantize_calibrated` are `quantize` in two steps, for several precisions from one calibration; `brute_force` measures
+how sensitive each group of operators is. Names are imported when they are first used, so that `import fewbits` costs
+nothing.
 """
 
 import importlib
@@ -26,6 +27,7 @@ _HOMES = {
     "Quantized": "workflow.quantized",
     "RunOptions": "runtime.session",
     "analyze": "workflow.analyze",
+    "apply_encodings": "workflow.adopt",
     "baseline": "workflow.baseline",
     "brute_force": "workflow.brute_force",
     "calibrate": "workflow.calibrate",
@@ -35,6 +37,7 @@ _HOMES = {
     "estimate": "workflow.compile",
     "evaluate": "workflow.evaluate",
     "export": "workflow.export",
+    "import_qdq": "workflow.adopt",
     "inspect": "workflow.inspect",
     "lint": "workflow.lint",
     "litemp": "workflow.litemp",
@@ -42,6 +45,7 @@ _HOMES = {
     "quantize": "workflow.quantize",
     "quantize_calibrated": "workflow.quantized",
     "report": "workflow.report",
+    "submit": "workflow.submit",
     "targets": "workflow.targets",
     "verify": "workflow.verify",
 }
@@ -60,6 +64,7 @@ __all__ = [
     "Quantized",
     "RunOptions",
     "analyze",
+    "apply_encodings",
     "baseline",
     "brute_force",
     "calibrate",
@@ -69,6 +74,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "export",
+    "import_qdq",
     "inspect",
     "lint",
     "litemp",
@@ -76,6 +82,7 @@ __all__ = [
     "quantize",
     "quantize_calibrated",
     "report",
+    "submit",
     "targets",
     "verify",
 ]
@@ -86,6 +93,7 @@ if TYPE_CHECKING:
     from fewbits.runtime.data import Preprocess
     from fewbits.runtime.session import RunOptions
     from fewbits.spec.precision import Precision
+    from fewbits.workflow.adopt import apply_encodings, import_qdq
     from fewbits.workflow.analyze import AnalysisResult, analyze
     from fewbits.workflow.baseline import BaselineResult, baseline
     from fewbits.workflow.brute_force import brute_force
@@ -101,6 +109,7 @@ if TYPE_CHECKING:
     from fewbits.workflow.quantize import QuantizeResult, quantize
     from fewbits.workflow.quantized import Quantized, quantize_calibrated
     from fewbits.workflow.report import report
+    from fewbits.workflow.submit import submit
     from fewbits.workflow.targets import chips, targets
     from fewbits.workflow.verify import verify
 

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from fewbits.artifact.encodings_json import encodings_document, read_encodings
+from fewbits.artifact.encodings_json import encodings_document
+from fewbits.artifact.encodings_read import read_encodings
 from fewbits.errors import SpecError
 from fewbits.quantization.profile import Profile
 from fewbits.spec.dtypes import DType, PerChannel, PerTensor, QuantSpec

@@ -143,3 +143,18 @@ def test_program_in_a_process_of_its_own(tiny, tmp_path):
     assert bad.returncode == 2
     assert bad.stderr.startswith("error: Unknown precision 'w1a1'")
     assert "Traceback" not in bad.stderr
+
+
+def test_import_and_apply_encodings_make_folders_that_other_commands_take(tiny, quantized, tmp_path):
+    taken = ok("import", quantized / names.ARTIFACT, "-o", tmp_path / "in", "--data", tiny.calib)
+    said = " ".join(taken.stdout.split())
+    assert "logits: equal (rebuilt from plan and encodings, against the file as it is, on the data)" in said
+    assert "3 weight, 3 bias; nodes: 9 w8a8" in said
+    ok("verify", tmp_path / "in")
+    applied = ("apply-encodings", quantized / names.FLOAT, quantized / names.ENCODINGS, "-o", tmp_path / "made")
+    document = json.loads(ok(*applied, "--json").stdout)
+    assert document["grids"]["bias"] == 3
+    assert document["parity"]["feeds"] == "random feeds"
+    assert names.COMMANDS in {path.name for path in (tmp_path / "made").iterdir()}
+    again = ok("quantize", tmp_path / "made", "--data", tiny.calib, "-o", tmp_path / "again", "--json")
+    assert json.loads(again.stdout)["scores"]["drop"] < 20

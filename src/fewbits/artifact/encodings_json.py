@@ -1,26 +1,24 @@
-"""The encodings file: AIMET's layout 1.0.0, written for a plan and read back into encodings (others: see
+"""The encodings file: AIMET's layout 1.0.0, written for a plan (read back: `encodings_read`; others:
 `encodings_versions`).
 
 The layout knows real = (code + offset) * scale with unsigned codes, so offset = -zero_point for unsigned grids and
 -(zero_point + 2^(bits-1)) for signed ones. It does not say the container type or the channel axis; fewbits keeps both
-under its own top-level key "fewbits", which other readers skip, and finds them in the graph where that key is missing.
+under its own top-level key "fewbits", which other readers skip, with what else makes the way back exact: who reads a
+grid where not every reader of its tensor does, and second grids of a tensor.
 """
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from fewbits.artifact.encodings_versions import as_1_0_0
+from fewbits.artifact.encodings_blocks import channel_of, gather
 from fewbits.errors import SpecError
-from fewbits.graph.topology import channel_axis, constant, data_values, is_float32, op_rule
-from fewbits.numerics.affine import blocked_shape
-from fewbits.spec.dtypes import DType, Granularity, PerBlock, PerChannel, PerTensor, QuantSpec
+from fewbits.graph.topology import constant, data_values, is_float32
+from fewbits.spec.dtypes import PerBlock, PerChannel, PerTensor
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
+from fewbits.spec.precision import FP16
 
 VERSION = "1.0.0"
 Entry = dict[str, Any]
@@ -37,17 +35,28 @@ def encodings_document(graph: ir.Graph, plan: Plan, encodings: Mapping[str, Enco
         plan: the grids.
         encodings: grid key -> encoding.
         producer: version of fewbits.
+
+    Raises:
+        SpecError: a block-wise grid has a scale per position of a kernel, for which the layout has no place.
     """
     activations: list[Entry] = []
     parameters: list[Entry] = []
     conversions: list[Entry] = []
     hints: dict[str, Entry] = {}
+    readers = _readers(plan)
+    values = _values(graph)
+    halves = _halves(graph, plan)
     for key, grid in plan.grids.items():
-        entry = _entry(grid.tensor, encodings[key])
+        entry, hint = _entry(grid.tensor, encodings[key]), _hint(encodings[key])
         if key != grid.tensor:
-            conversions.append({**entry, "key": key, **_hint(encodings[key].spec)})
+            converts = {} if grid.converts is None else {"converts": True}
+            conversions.append({**entry, "key": key, **hint, **converts, "readers": readers.get(key, [])})
             continue
-        hints[grid.tensor] = _hint(encodings[key].spec)
+        if key not in plan.outputs and not _is_whole(values.get(grid.tensor), readers.get(key, [])):
+            hint["readers"] = readers.get(key, [])
+        if grid.tensor in halves:
+            hint["computed_in"] = 16  # on a grid only where an integer operator reads it
+        hints[grid.tensor] = hint
         (activations if grid.role is Role.ACTIVATION else parameters).append(entry)
     for name, bits, is_parameter in _float_tensors(graph, plan, hints):
         entry = {"name": name, "bw": bits, "dtype": "FLOAT", "enc_type": "PER_TENSOR"}
@@ -61,132 +70,69 @@ def encodings_document(graph: ir.Graph, plan: Plan, encodings: Mapping[str, Enco
     }
 
 
-def read_encodings(path: str | Path, graph: ir.Graph) -> dict[str, Encoding]:
-    """Return tensor name -> encoding of an encodings file, layout 0.6.1, 1.0.0 or 2.0.0; what is FLOAT carries no grid.
+def _halves(graph: ir.Graph, plan: Plan) -> set[str]:
+    """Return what is computed in float16."""
+    nodes = (node for node in graph if plan.nodes[str(node.name)].precision == FP16)
+    return {str(value.name) for node in nodes for value in node.outputs}
 
-    Args:
-        path: a file of fewbits or of AIMET.
-        graph: the prepared float graph, which says channel axes where the file does not.
 
-    Raises:
-        SpecError: the file is missing, is no such file, or an entry cannot be understood.
-    """
-    document = _load(Path(path))
-    hints = document.get("fewbits", {}).get("tensors", {})
-    axes = _weight_axes(graph)
-    found: dict[str, Encoding] = {}
-    for section in ("activation_encodings", "param_encodings"):
-        for entry in document[section]:
-            try:
-                name = str(entry["name"])
-                if str(entry["dtype"]).upper() == "INT":
-                    found[name] = _encoding(entry, hints.get(name, {}), axes.get(name, 0), graph)
-            except (KeyError, TypeError, ValueError, IndexError) as error:
-                raise SpecError(
-                    f"The encodings file {str(path)!r} has an entry that cannot be read, {str(entry)[:80]!r}: "
-                    f"{type(error).__name__} {error}."
-                ) from error
+def _readers(plan: Plan) -> dict[str, list[list[Any]]]:
+    """Return grid key -> the edges that see it."""
+    found: dict[str, list[list[Any]]] = {}
+    for (node, position), key in plan.inputs.items():
+        found.setdefault(key, []).append([node, position])
     return found
 
 
-def _load(path: Path) -> Entry:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpecError(f"The encodings file {str(path)!r} does not exist: check the path.") from None
-    except (OSError, ValueError) as error:
-        raise SpecError(f"The encodings file {str(path)!r} cannot be read as JSON: {error}.") from error
-    try:
-        document = as_1_0_0(document if isinstance(document, dict) else {})
-    except SpecError as error:
-        raise SpecError(f"The encodings file {str(path)!r} cannot be read. {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration, IndexError) as error:
-        raise SpecError(
-            f"The encodings file {str(path)!r} is not what its version demands: {type(error).__name__} {error}."
-        ) from error
-    for section in ("activation_encodings", "param_encodings"):
-        if not isinstance(document.get(section), list):
-            raise SpecError(f"The encodings file {str(path)!r} lacks the list {section!r}, which {VERSION} demands.")
-    return dict(document)
+def _values(graph: ir.Graph) -> dict[str, ir.Value]:
+    found = (*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs))
+    return {str(value.name): value for value in found}
+
+
+def _is_whole(value: ir.Value | None, readers: list[list[Any]]) -> bool:
+    """Whether every reader of a tensor is among `readers`: a file then need not name them."""
+    if value is None or value.producer() is not None:
+        return False
+    return {(str(use.node.name), use.idx) for use in value.uses()} <= {(node, i) for node, i in readers}
 
 
 def _entry(name: str, encoding: Encoding) -> Entry:
     spec = encoding.spec
     shift = 2 ** (spec.bits - 1) if spec.dtype.is_signed else 0
     kinds = {PerTensor: "PER_TENSOR", PerChannel: "PER_CHANNEL", PerBlock: "PER_BLOCK"}
-    entry: Entry = {
+    scale, zero = encoding.scale.ravel(), encoding.zero_point.ravel()
+    block: Entry = {}
+    if isinstance(spec.granularity, PerBlock):
+        axes = spec.granularity.axis, channel_of(spec.granularity.axis, encoding.scale.shape)
+        try:
+            scale, zero = gather(encoding.scale, *axes), gather(encoding.zero_point, *axes)
+        except ValueError as error:
+            raise SpecError(
+                f"The block-wise grid of {name!r} cannot be written to an encodings file: {error}."
+            ) from error
+        block["block_size"] = spec.granularity.size
+    return {
         "name": name,
         "bw": spec.bits,
         "dtype": "INT",
         "enc_type": kinds[type(spec.granularity)],
         "is_sym": spec.is_symmetric,
-        "offset": [float(-(z + shift)) for z in encoding.zero_point.ravel().tolist()],
-        "scale": [float(s) for s in encoding.scale.ravel().tolist()],
+        "offset": [float(-(z + shift)) for z in zero.tolist()],
+        "scale": [float(s) for s in scale.tolist()],
+        **block,
     }
+
+
+def _hint(encoding: Encoding) -> Entry:
+    spec = encoding.spec
+    hint: Entry = {"dtype": spec.dtype.value}
+    if not isinstance(spec.granularity, PerTensor):
+        hint["axis"] = spec.granularity.axis
     if isinstance(spec.granularity, PerBlock):
-        entry["block_size"] = spec.granularity.size
-    return entry
-
-
-def _hint(spec: QuantSpec) -> Entry:
-    axis = {} if isinstance(spec.granularity, PerTensor) else {"axis": spec.granularity.axis}
-    return {"dtype": spec.dtype.value, **axis}
-
-
-def _encoding(entry: Entry, hint: Entry, axis: int, graph: ir.Graph) -> Encoding:
-    bits, offsets = int(entry["bw"]), np.asarray(entry["offset"], np.float64).ravel()
-    is_symmetric = bool(entry["is_sym"])
-    granularity = _granularity(entry, int(hint.get("axis", axis)))
-    if "dtype" in hint:
-        dtype = DType(hint["dtype"])
-    else:
-        is_signed = is_symmetric and bool((offsets == -(2 ** (bits - 1))).all())
-        dtype = DType.container(bits, signed=is_signed)
-        # resolve keeps narrow activations in uint8: no runtime carries them in 4 bits
-        dtype = DType.UINT8 if dtype is DType.UINT4 else dtype
-    shift = 2 ** (bits - 1) if dtype.is_signed else 0
-    shape = _scale_shape(str(entry["name"]), granularity, graph, offsets.size)
-    return Encoding(
-        QuantSpec(dtype, bits, is_symmetric, granularity),
-        np.asarray(entry["scale"], np.float32).reshape(shape),
-        (-offsets - shift).astype(np.int64).reshape(shape),
-    )
-
-
-def _granularity(entry: Entry, axis: int) -> Granularity:
-    match str(entry["enc_type"]).upper():
-        case "PER_TENSOR":
-            return PerTensor()
-        case "PER_CHANNEL":
-            return PerChannel(axis)
-        case "PER_BLOCK":
-            return PerBlock(axis, int(entry["block_size"]))
-        case other:
-            raise ValueError(f"enc_type {other!r} is not known")
-
-
-def _scale_shape(name: str, granularity: Granularity, graph: ir.Graph, count: int) -> tuple[int, ...]:
-    if isinstance(granularity, PerTensor):
-        return ()
-    if isinstance(granularity, PerChannel):
-        return (count,)
-    tensor = constant(graph.initializers.get(name))
-    if tensor is None:
-        raise ValueError("a per-block grid needs its weight in the graph")
-    return blocked_shape(tuple(tensor.shape.numpy()), granularity)
-
-
-def _weight_axes(graph: ir.Graph) -> dict[str, int]:
-    axes: dict[str, int] = {}
-    for node in graph:
-        rule = op_rule(node)
-        if rule is None or rule.weight is None or len(node.inputs) <= rule.weight:
-            continue
-        value = node.inputs[rule.weight]
-        tensor = constant(value)
-        if value is not None and tensor is not None:
-            axes[str(value.name)] = channel_axis(node, len(tensor.shape))
-    return axes
+        shape = encoding.scale.shape
+        kept = (spec.granularity.axis, channel_of(spec.granularity.axis, shape))
+        hint["scales"] = [size if axis in kept else 1 for axis, size in enumerate(shape)]
+    return hint
 
 
 def _float_tensors(graph: ir.Graph, plan: Plan, gridded: Mapping[str, Entry]) -> list[tuple[str, int, bool]]:

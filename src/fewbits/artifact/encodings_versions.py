@@ -3,11 +3,13 @@
 0.6.1 maps tensor names to lists of grids, one per channel, with minimum and maximum, and says "True" and "False" in
 words. 2.0.0 is one flat list in ONNX's terms (y_scale, y_zero_point, output_dtype); float16 tensors are absent from it.
 What a layout has no place for stays under fewbits' own key, which other readers skip, so that every way is lossless.
+Block-wise grids are lists channel by channel in 1.0.0 and nested in 2.0.0; LPBQ is read as the grid it stands for.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fewbits.artifact.encodings_blocks import expand_lpbq, from_nested, nested
 from fewbits.errors import SpecError
 
 Entry = dict[str, Any]
@@ -41,6 +43,11 @@ def as_1_0_0(document: Entry) -> Entry:
 
 def _same(document: Entry) -> Entry:
     return document
+
+
+def _from_1_0_0(document: Entry) -> Entry:
+    there = [section for section in _SECTIONS if isinstance(document.get(section), list)]
+    return {**document, **{section: [expand_lpbq(entry) for entry in document[section]] for section in there}}
 
 
 def _to_0_6_1(document: Entry) -> Entry:
@@ -138,14 +145,16 @@ def _to_2_0_0(document: Entry) -> Entry:
 
 
 def _grid_2_0_0(entry: Entry, hint: Mapping[str, Any]) -> Entry:
-    if entry["enc_type"] not in ("PER_TENSOR", "PER_CHANNEL"):
-        raise SpecError(f"fewbits writes no {entry['enc_type']} grids, as {entry['name']!r} has, in 2.0.0: use 1.0.0.")
-    bits, is_fine = entry["bw"], entry["enc_type"] == "PER_CHANNEL"
+    bits, is_fine = entry["bw"], entry["enc_type"] != "PER_TENSOR"
     is_signed = str(hint.get("dtype", "u")).startswith("int")
     zeros = [int(-offset - (2 ** (bits - 1) if is_signed else 0)) for offset in entry["offset"]]
     made: Entry = {"name": entry["name"], "output_dtype": f"{'' if is_signed else 'u'}int{bits}"}
     if is_fine:
         made["axis"] = int(hint.get("axis", 0))
+    if entry["enc_type"] == "PER_BLOCK":
+        made["block_size"] = entry["block_size"]
+        lists: dict[str, list[Any]] = {"y_scale": entry["scale"], **({"y_zero_point": zeros} if any(zeros) else {})}
+        return made | {name: nested(values, made["axis"], hint["scales"]) for name, values in lists.items()}
     made["y_scale"] = entry["scale"] if is_fine else entry["scale"][0]
     if any(zeros):
         made["y_zero_point"] = zeros if is_fine else zeros[0]
@@ -178,31 +187,35 @@ def _from_2_0_0(document: Entry) -> Entry:
 
 def _entry_2_0_0(grid: Entry) -> tuple[Entry, Entry]:
     """Return the entry, and what layout 1.0.0 does not say of it: container type and axis."""
-    if "block_size" in grid or "per_block_int_scale" in grid:
-        raise ValueError("block-wise grids of version 2.0.0 are not read")
     kind = str(grid["output_dtype"])
     bits, is_signed, is_fine = int(kind.lstrip("uint")), kind.startswith("int"), "axis" in grid
-    scales = [float(s) for s in grid["y_scale"]] if is_fine else [float(grid["y_scale"])]
-    zero = grid.get("y_zero_point", 0)
-    zeros = list(zero) if isinstance(zero, list) else [zero] * len(scales)
+    axis = {"axis": int(grid["axis"])} if is_fine else {}
+    block: Entry = {}
+    if "block_size" in grid:
+        lists, axis["axis"] = from_nested(grid)
+        scales, zeros, block = lists["scale"], lists["zero_point"], {"block_size": lists["block_size"]}
+    else:
+        scales = [float(s) for s in grid["y_scale"]] if is_fine else [float(grid["y_scale"])]
+        zero = grid.get("y_zero_point", 0)
+        zeros = list(zero) if isinstance(zero, list) else [zero] * len(scales)
     shift = 2 ** (bits - 1) if is_signed else 0
     container = next(width for width in (4, 8, 16, 32) if bits <= width)
     entry = {
         "name": str(grid["name"]),
         "bw": bits,
         "dtype": "INT",
-        "enc_type": "PER_CHANNEL" if is_fine else "PER_TENSOR",
+        "enc_type": "PER_BLOCK" if block else "PER_CHANNEL" if is_fine else "PER_TENSOR",
         "is_sym": is_signed and not any(zeros),
         "offset": [float(-z - shift) for z in zeros],
         "scale": scales,
+        **block,
     }
-    axis = {"axis": int(grid["axis"])} if is_fine else {}
     return entry, {"dtype": f"{'' if is_signed else 'u'}int{container}", **axis}
 
 
 VERSIONS: dict[str, tuple[Callable[[Entry], Entry], Callable[[Entry], Entry]]] = {
     "0.6.1": (_to_0_6_1, _from_0_6_1),
-    "1.0.0": (_same, _same),
+    "1.0.0": (_same, _from_1_0_0),
     "2.0.0": (_to_2_0_0, _from_2_0_0),
 }
 """Layout -> (from 1.0.0, to 1.0.0)."""

@@ -13,7 +13,20 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from fewbits.cli import analyze, baseline, check, convert, deploy, litemp, model, quantize, report, targets
+from fewbits.cli import (
+    adopt,
+    analyze,
+    baseline,
+    check,
+    convert,
+    deploy,
+    litemp,
+    model,
+    quantize,
+    report,
+    submit,
+    targets,
+)
 from fewbits.errors import FewbitsError
 
 INTERRUPTED = 130
@@ -95,6 +108,9 @@ app.command("verify")(check.verify)
 app.command("lint")(deploy.lint)
 app.command("compile")(deploy.compile)
 app.command("estimate")(deploy.estimate)
+app.command("submit")(submit.submit)
+app.command("import")(adopt.import_qdq)
+app.command("apply-encodings")(adopt.apply_encodings)
 app.command("report")(report.report)
 app.command("targets")(targets.targets)
 app.command("chips")(deploy.chips)

@@ -20,7 +20,7 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def console() -> Console:
     """Return stdout, with every text taken as it is: shapes and names hold brackets."""
-    return Console(highlight=False, emoji=False)
+    return Console(highlight=False, emoji=False, markup=False)
 
 
 def print_table(

@@ -142,8 +142,13 @@ def missing_grid(case: Case) -> Iterator[Finding]:
     if case.view.written(case.node) is None and follower is not None and follower.op_type not in FUSED:
         yield case.finding(
             "refused", "missing-grid", f"nothing is quantized between it and {follower.op_type} {follower.name!r}",
-            f"put QuantizeLinear and DequantizeLinear between them, or take --target {case.target.name}",
+            "put QuantizeLinear and DequantizeLinear between them" + _way_out(case, follower.op_type),
         )  # fmt: skip
+
+
+def _way_out(case: Case, follower: str) -> str:
+    is_fused = follower in case.target.fused.get(case.node.op_type, frozenset())
+    return "" if is_fused else f", or take --target {case.target.name}"
 
 
 def mixed_types(case: Case) -> Iterator[Finding]:
@@ -166,7 +171,9 @@ def bias_scale(case: Case) -> Iterator[Finding]:
     if weight is None or bias is None or bias.dtype != "int32" or not case.activations:
         return
     right = case.activations[0].scale * weight.scale
-    off = float(np.max(np.abs(bias.scale / np.maximum(right, 1e-45) - 1))) if bias.scale.size == right.size else 1.0
+    if right.size > max(bias.scale.size, 1) and bias.scale.size != 1:
+        return  # block-wise weights have no one scale per channel
+    off = float(np.max(np.abs(bias.scale / np.maximum(right, 1e-45) - 1)))
     if off > _SCALE_TOLERANCE:
         yield case.finding(
             "changed", "bias-scale", f"the scale of its bias is up to {100 * off:.3g} % off input scale x weight scale",

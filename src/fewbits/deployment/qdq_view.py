@@ -119,11 +119,17 @@ class QdqView:
             return None
         tensor = self._constants.get(node.input[2]) if len(node.input) > 2 else None
         zero = np.zeros(scale.shape) if tensor is None else self._value(node.input[2])
-        is_stored = node.op_type == "DequantizeLinear" and node.input[0] in self._constants
+        is_stored = self._is_stored(node)
         kind = tensor.data_type if tensor is not None else self._default_type(node)
         return Seen(
             _TYPES.get(kind, ""), scale.ravel(), np.asarray(zero, np.float64).astype(np.int64).ravel(), is_stored
         )
+
+    def _is_stored(self, node: onnx.NodeProto) -> bool:
+        """Whether codes are stored, or are made of a stored float."""
+        source = self._producers.get(node.input[0])
+        is_behind = source is not None and source.op_type == "QuantizeLinear" and source.input[0] in self._constants
+        return node.input[0] in self._constants or is_behind
 
     def _default_type(self, node: onnx.NodeProto) -> int:
         """Return the type of codes where no zero point tells it: that of the codes, output_dtype, or uint8."""

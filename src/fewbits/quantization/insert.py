@@ -16,7 +16,7 @@ from fewbits.graph.topology import constant, is_float32
 from fewbits.numerics.affine import quantize
 from fewbits.quantization.encode import Encoded
 from fewbits.quantization.half import HalfPrecision
-from fewbits.spec.dtypes import DType, PerChannel, PerTensor
+from fewbits.spec.dtypes import DType, PerBlock, PerChannel
 from fewbits.spec.plan import Plan, Role
 
 _NEWEST_QDQ_OPSET = 27  # ORT 1.32 has no kernel for the QuantizeLinear of 28, but runs its own, of any width
@@ -148,16 +148,19 @@ class _Inserter:
         dtype = _ONNX_TYPES[grid.spec.dtype]
         stored = self._initializer(f"{key}_q", ir.Tensor(codes, dtype=dtype))
         scale, zero = self._parameters(key)
-        axis = encoding.spec.granularity
-        attributes = {"axis": axis.axis} if isinstance(axis, PerChannel) else {}
+        match encoding.spec.granularity:
+            case PerChannel(axis):
+                attributes = {"axis": axis}
+            case PerBlock(axis, size):
+                attributes = {"axis": axis, "block_size": size}
+            case _:
+                attributes = {}
         result = self._node("DequantizeLinear", [stored, scale, zero], f"{key}_dq", attributes)
         result.dtype, result.shape = ir.DataType.FLOAT, ir.Shape(codes.shape)
         return result
 
     def _parameters(self, key: str) -> tuple[ir.Value, ir.Value]:
         encoding, dtype = self.encoded.encodings[key], self.plan.grids[key].spec.dtype
-        if not isinstance(encoding.spec.granularity, PerTensor | PerChannel):
-            raise SpecError(f"{key!r} has a per-block grid, which this version cannot export.")
         zero = encoding.zero_point.astype(np.int32).astype(dtype.numpy)
         return (
             self._initializer(f"{key}_scale", ir.Tensor(encoding.scale)),

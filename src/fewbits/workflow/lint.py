@@ -41,7 +41,7 @@ def lint(model: str | Path, *, target: str | Path | Target | None = None, soc: s
 
     Args:
         model: a QDQ file, whoever wrote it, or the output folder of a verb.
-        target: device profile, its name or a TOML file; None takes that of the chip, or the default.
+        target: device profile, its name, a TOML file or aimet:FILE.json; None takes that of the chip, or the default.
         soc: a chip, by name or number, whose own limits count, too.
 
     Raises:

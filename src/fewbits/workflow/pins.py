@@ -1,6 +1,7 @@
 """Pinned encodings under another plan: which of them hold, and what becomes of the others."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,9 +23,7 @@ def fit_pins(plan: Plan, pinned: Mapping[str, Encoding]) -> dict[str, Encoding]:
     fitted: dict[str, Encoding] = {}
     for name, encoding in pinned.items():
         grid = plan.grids.get(name)
-        if grid is not None and grid.spec == encoding.spec:
-            fitted[name] = encoding
-        elif grid is not None and _widens(encoding, grid):
+        if grid is not None and (_is_same(encoding, grid) or _widens(encoding, grid)):
             fitted[name] = Encoding(grid.spec, encoding.scale, encoding.zero_point)
     return fitted
 
@@ -47,6 +46,20 @@ def pin_notes(plan: Plan, pinned: Mapping[str, Encoding], fitted: Mapping[str, E
             f"({left[0]!r} is the first)."
         )
     return tuple(notes)
+
+
+def _is_same(encoding: Encoding, grid: Grid) -> bool:
+    """Whether a grid is the planned one; of unsigned grids files do not say whether they were meant to be symmetric."""
+    given, planned = encoding.spec, grid.spec
+    if given == planned:
+        return True
+    is_alike = replace(given, is_symmetric=planned.is_symmetric) == planned
+    middle = 1 << (planned.bits - 1)
+    return (
+        is_alike
+        and not planned.dtype.is_signed
+        and (not planned.is_symmetric or bool((encoding.zero_point == middle).all()))
+    )
 
 
 def _widens(encoding: Encoding, grid: Grid) -> bool:

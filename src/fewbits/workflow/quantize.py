@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewbits.analysis.evaluate import Drop, Evaluation
-from fewbits.artifact.encodings_json import read_encodings
+from fewbits.artifact.encodings_read import read_encodings
 from fewbits.artifact.folder import staged
 from fewbits.errors import SpecError
 from fewbits.quantization.profile import Profile
@@ -98,7 +98,7 @@ def quantize(
         precision: of every node that `profile` does not name: w8a8, w8a16, w16a16, w4a8, w4a16, fp16, fp32 ...
         data: calibration data: an image folder, .npz, .npy, a folder of them, an input list, file.py:function, arrays.
         output: folder for the files; None writes nothing.
-        target: device profile, its name or a TOML file.
+        target: device profile, its name, a TOML file or aimet:FILE.json.
         metric: a name, file.py:function, or a function of `predict`; None chooses one by labels and outputs.
         higher_is_better: direction of the user's own metric.
         eval_data: what to score on; None scores on `data`.

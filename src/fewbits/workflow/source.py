@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from fewbits.artifact import names
-from fewbits.artifact.encodings_json import read_encodings
+from fewbits.artifact.encodings_read import read_encodings
 from fewbits.artifact.folder import sha256
 from fewbits.errors import ModelError
 from fewbits.graph.load import load_model
