@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from fewbits.deployment import qnn
-from fewbits.deployment.htp_parity import compare_outputs
+from fewbits.deployment.place_certificate import compare_outputs
 from fewbits.deployment.qdq_view import QdqView
 from fewbits.deployment.qnn_graph import compiled_types, planned_types
 from fewbits.deployment.qnn_profile import read_estimate
@@ -125,8 +125,8 @@ def test_outputs_are_judged_by_what_quantization_costs_anyway(model):
     true = rng.standard_normal(4000) * 100
     exact = true + rng.standard_normal(4000)
     near, far = exact + rng.standard_normal(4000), exact + 3 * rng.standard_normal(4000)
-    for emulated, passed in ((exact, True), (near, True), (far, False)):
-        (found,) = compare_outputs(model, [{"y": emulated}], [{"y": exact}], [{"y": true}]).values()
+    for placed, passed in ((exact, True), (near, True), (far, False)):
+        (found,) = compare_outputs(model, [{"y": placed}], [{"y": exact}], [{"y": true}]).values()
         assert found.passed is passed
         assert sum(found.steps.values()) == 4000
     assert compare_outputs(model, [{"y": exact}], [{"y": exact}], [{"y": true}])["y"].steps == {"0": 4000}

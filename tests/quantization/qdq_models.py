@@ -21,7 +21,7 @@ from fewbits.quantization.resolve import resolve
 from fewbits.runtime.processor import saturates
 from fewbits.runtime.session import Runner, RunOptions, SessionPolicy, open_session
 from fewbits.spec.plan import Plan
-from fewbits.spec.target import load_target
+from fewbits.spec.target import load_target, target_names
 
 ONE_THREAD = RunOptions(threads=1)
 # Policies that compute what the graph says: on some processors a plain session saturates.
@@ -152,9 +152,11 @@ def is_left_float(node: ir.Node, plan: Plan) -> bool:
 def breaches(graph: ir.Graph, plan: Plan) -> list[str]:
     """Return what no device can run as integers: pairs of one width in a row, operators that mix types.
 
-    Operators that the plan leaves in float may read and write anything.
+    Operators that the plan leaves in float may read and write anything; of two 16-bit activations that are multiplied
+    the second one has the type that the target names.
     """
     found = []
+    second = load_target(plan.target).second_operand.value if plan.target in target_names() else "uint16"
     for node in graph:
         if is_quantize(node):
             above = node.inputs[0].producer()
@@ -163,9 +165,16 @@ def breaches(graph: ir.Graph, plan: Plan) -> list[str]:
             continue
         if is_dequantize(node) or is_left_float(node, plan):
             continue
+        operands = list(node.inputs)
+        if node.op_type in ("MatMul", "Gemm") and is_dequantize(operands[1].producer()):
+            wide = (
+                is_dequantize(operands[0].producer()) and operands[0].producer().inputs[0].dtype is ir.DataType.UINT16
+            )
+            if wide and operands[1].producer().inputs[0].dtype.name.lower() == second:
+                del operands[1]
         types = {
             v.producer().inputs[0].dtype
-            for v in node.inputs
+            for v in operands
             if v is not None and is_dequantize(v.producer()) and is_quantize(v.producer().inputs[0].producer())
         }
         bare = [

@@ -21,6 +21,7 @@ class Conv:
     one_scale: bool = False
     weight_zero: int = 0
     bias_factor: float = 1.0
+    bias_unit: int = 1
     follower: str = ""
     grid_between: bool = True
     float_weight: bool = False
@@ -33,6 +34,14 @@ class Norm:
     activation: type = np.uint8
     gamma: type = np.uint8
     zero: int = 0
+
+
+@dataclass(frozen=True)
+class Product:
+    """One MatMul of two activations: both come from the input."""
+
+    first: type = np.uint16
+    second: type = np.int16
 
 
 def scale_of(dtype: type, span: float = 8.0) -> float:
@@ -93,7 +102,9 @@ def conv(case: Conv) -> onnx.ModelProto:
     else:
         weight = made.stored("w", codes.astype(case.weight), scale, case.weight_zero)
         at = np.float32(scale_of(case.activation)) * scale * np.float32(case.bias_factor)
-        bias = [made.stored("b", np.arange(case.channels).astype(np.int32), np.asarray(at, np.float32))]
+        bias = [
+            made.stored("b", (np.arange(case.channels) * case.bias_unit).astype(np.int32), np.asarray(at, np.float32))
+        ]
     last = made.node("Conv", [read, weight, *bias], "conv")
     written = case.written or case.activation
     if case.follower:
@@ -115,3 +126,22 @@ def norm(case: Norm) -> onnx.ModelProto:
     last = made.node("LayerNormalization", [read, gamma_value, beta], "norm", axis=-1)
     made.pair("y0", last, case.activation, "y")
     return made.model([1, 9, 64], [1, 9, 64])
+
+
+def product(case: Product) -> onnx.ModelProto:
+    made = Builder()
+    left = made.pair("x0", "x", case.first, "xd")
+    turned = made.node("Transpose", [left], "turned", perm=[0, 2, 1])
+    second = made.pair("t0", turned, case.first, "td")
+    if case.second is not case.first:
+        second = made.pair("t1", second, case.second, "t1d")
+    last = made.node("MatMul", [left, second], "matmul")
+    grid = [made.constant("y_s", np.float32(16.0 / np.iinfo(case.first).max).reshape(())),
+            made.constant("y_z", np.array(middle(case.first), case.first))]  # fmt: skip
+    made.node("QuantizeLinear", [last, *grid], "y_q")
+    made.node("DequantizeLinear", ["y_q", *grid], "y")
+    return made.model([1, 12, 8], [1, 12, 12])
+
+
+def model_of(case: Conv | Norm | Product) -> onnx.ModelProto:
+    return {Conv: conv, Norm: norm, Product: product}[type(case)](case)

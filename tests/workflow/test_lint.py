@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from lint_models import INT4, Conv, Norm, conv, norm
+from lint_models import INT4, Conv, Norm, Product, conv, model_of
 from typer.testing import CliRunner
 
+from fewbits.artifact.folder import temporary_folder
 from fewbits.cli.app import app
+from fewbits.deployment.certificate import sqnr
+from fewbits.deployment.places import PLACES, PlaceJob
+from fewbits.deployment.qnn_graph import compiled_types
 from fewbits.errors import ModelError, RefusedError, SpecError
-from fewbits.runtime.session import RunOptions
+from fewbits.runtime.session import RunOptions, SessionPolicy, open_session
+from fewbits.spec.soc import find_soc
 from fewbits.workflow.calibrate import calibrate
 from fewbits.workflow.compile import compile as compile_model
 from fewbits.workflow.lint import lint
@@ -40,10 +45,14 @@ CASES = {
     "LayerNormalization, uint8 gamma": (Norm(activation=U16), None),
     "LayerNormalization, zero point 0": (Norm(activation=U16, gamma=U16), "gamma-type"),
     "LayerNormalization, int8 gamma": (Norm(gamma=np.int8), "gamma-type"),
+    "MatMul of 8 bits": (Product(np.uint8, np.uint8), None),
+    "MatMul, int16 second": (Product(), None),
+    "MatMul, uint8 second": (Product(second=np.uint8), None),
 }  # fmt: skip
 CHANGED = {
     "another bias scale": (Conv(activation=U16, bias_factor=0.5), "bias-scale"),
     "a bare float Conv": (Conv(float_weight=True), "bare-float"),
+    "MatMul, uint16 second": (Product(second=U16), "second-operand"),
 }
 needs_qnn = pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime_qnn") is None, reason="needs Qualcomm's backend: pip install '.[qnn]'"
@@ -51,7 +60,7 @@ needs_qnn = pytest.mark.skipif(
 
 
 def written(case, folder):
-    onnx.save(conv(case) if isinstance(case, Conv) else norm(case), folder / "m.onnx")
+    onnx.save(model_of(case), folder / "m.onnx")
     return folder / "m.onnx"
 
 
@@ -61,7 +70,7 @@ def test_each_fault_is_named_and_nothing_else(name, tmp_path):
     found = lint(written(case, tmp_path), soc="sm8550")
     assert [finding.rule for finding in found.findings] == ([rule] if rule else [])
     for finding in found.findings:
-        assert finding.node in ("conv", "norm")
+        assert finding.node in ("conv", "norm", "matmul")
         assert finding.says
         assert finding.fix
         assert finding.outcome == ("changed" if name in CHANGED else "refused")
@@ -79,6 +88,60 @@ def test_the_compiler_refuses_what_lint_says_and_nothing_else(name, tmp_path):
         compile_model(model, soc="sm8550")
 
 
+def on_the_emulator(model, soc="sm8550"):
+    """Return the SQNR of the emulator against the file executed as written, and the types that it was compiled in."""
+    feeds = {"x": np.random.default_rng(1).uniform(-2, 2, shape_of(model)).astype(np.float32)}
+    with temporary_folder() as scratch:
+        with PLACES["qnn-htp"].open(PlaceJob(model, {}, find_soc(soc), scratch, 300)) as served:
+            found = served(feeds)["y"]
+        wrong = compiled_types(model, scratch).wrong
+    exact = open_session(model, policy=SessionPolicy.EXACT)(feeds)["y"]
+    return sqnr([exact], [found]) or np.inf, wrong
+
+
+def shape_of(model):
+    return [dim.dim_value for dim in onnx.load(model).graph.input[0].type.tensor_type.shape.dim]
+
+
+@needs_qnn
+@pytest.mark.parametrize(
+    ("healthy", "faulty"),
+    [
+        (Conv(activation=U16, bias_unit=10**6), Conv(activation=U16, bias_unit=10**6, bias_factor=0.5)),
+        (Product(), Product(second=U16)),
+    ],
+    ids=["bias scale", "second operand"],
+)
+def test_what_lint_calls_changed_is_changed_on_the_emulator(healthy, faulty, tmp_path):
+    good, _ = on_the_emulator(written(healthy, tmp_path))
+    bad, wrong = on_the_emulator(written(faulty, tmp_path))
+    assert not wrong  # the types are as the file says: only the values tell
+    assert good > 60
+    assert bad < good - 15
+
+
+@needs_qnn
+def test_a_bare_float_layer_is_an_integer_one_to_an_ordinary_session(tmp_path):
+    """The trap is onnxruntime's optimizer; the compiler without it computes what the file says, and in float."""
+    model = written(Conv(float_weight=True), tmp_path)
+    feeds = {"x": np.random.default_rng(1).uniform(-2, 2, shape_of(model)).astype(np.float32)}
+    ordinary = open_session(model, policy=SessionPolicy.PLAIN)(feeds)["y"]
+    convolved = numpy_of(model, feeds["x"])
+    steps = np.abs(ordinary - convolved) / (8 / 255)
+    assert steps.max() > 0.51  # more than rounding to the grid of the output
+    made = compile_model(model, soc="sm8550", output=tmp_path / "out")
+    assert made.types.wrong == (("conv", "Conv", "uint8", "float32"),)
+    assert set(made.files) == {"report"}  # nothing is handed over
+
+
+def numpy_of(model, x):
+    """Return what the float Conv gives on the quantized input, before the grid of the output."""
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(model).graph.initializer}
+    scale, zero = values["x0_s"], values["x0_z"].astype(np.float32)
+    seen = (np.clip(np.rint(x / scale) + zero, 0, 255) - zero) * scale
+    return np.einsum("oihw,nixy->noxy", values["w"], seen)
+
+
 def as_constant_nodes(model):
     """Hand every constant out by a node of its own, as some exporters do."""
     nodes = [onnx.helper.make_node("Constant", [], [t.name], value=t) for t in model.graph.initializer]
@@ -92,7 +155,7 @@ def as_constant_nodes(model):
 @pytest.mark.parametrize("name", [*CASES, *CHANGED])
 def test_constants_may_be_nodes(name, tmp_path):
     case, rule = {**CASES, **CHANGED}[name]
-    onnx.save(as_constant_nodes(conv(case) if isinstance(case, Conv) else norm(case)), tmp_path / "m.onnx")
+    onnx.save(as_constant_nodes(model_of(case)), tmp_path / "m.onnx")
     assert [finding.rule for finding in lint(tmp_path / "m.onnx", soc="sm8550").findings] == ([rule] if rule else [])
 
 

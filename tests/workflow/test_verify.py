@@ -80,7 +80,7 @@ def test_verify_refuses_what_it_cannot_do(folder, tmp_path):
     with pytest.raises(SpecError, match=r"no record\.json"):
         verify(tmp_path)
     (folder / names.SAMPLES).unlink()
-    with pytest.raises(ModelError, match=r"lacks samples\.npz"):
+    with pytest.raises(ModelError, match=r"holds no samples to run \(samples\.npz\): give some with --data"):
         verify(folder)
 
 

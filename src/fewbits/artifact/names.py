@@ -6,7 +6,8 @@ ENCODINGS = "model.encodings.json"
 RECORD = "record.json"
 SAMPLES = "samples.npz"
 CERTIFICATE = "certificate.json"
-HTP_CERTIFICATE = "certificate.qnn-htp.json"
+PLACE_CERTIFICATES = {"qnn-htp": "certificate.qnn-htp.json", "openvino": "certificate.openvino.json"}
+"""Place -> what `verify --on` writes there."""
 HUB = "hub.json"
 """Jobs on Qualcomm AI Hub, by the hashes of what was sent; it outlives the artifact, since jobs cannot be had again."""
 REPORT = "report.html"
@@ -25,5 +26,5 @@ SHIPPED = (
 )
 """The files that a record vouches for by their hashes."""
 
-KNOWN = (*SHIPPED, COMMANDS, REPORT, CERTIFICATE, HTP_CERTIFICATE, RECORD)
+KNOWN = (*SHIPPED, COMMANDS, REPORT, CERTIFICATE, *PLACE_CERTIFICATES.values(), RECORD)
 """What a new run replaces in an output folder; the record comes last, so that it vouches for the others."""

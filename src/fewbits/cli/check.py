@@ -10,6 +10,7 @@ from fewbits.cli.options import (
     Crop,
     Data,
     Dims,
+    EvalSamples,
     HigherIsBetter,
     Json,
     Layout,
@@ -35,7 +36,13 @@ _Reference = Annotated[
 ]
 _Samples = Annotated[int | None, typer.Option("--samples", min=1, help="Samples at most.", show_default="all")]
 _Folder = Annotated[str, typer.Argument(metavar="OUT", help="Output folder of `fewbits quantize`.")]
-_On = Annotated[str, typer.Option("--on", metavar="PLACE", help="Where to run: ort-cpu, or qnn-htp (emulator).")]
+_On = Annotated[
+    str, typer.Option("--on", metavar="PLACE", help="Where to run: ort-cpu, qnn-htp (emulator) or openvino.")
+]
+_TimeLimit = Annotated[float, typer.Option("--time-limit", min=1, help="Seconds for loading and for every answer.")]
+_PlaceMetric = Annotated[
+    str | None, typer.Option("--metric", metavar="NAME", help="Score there on --data, beside the simulation's score.")
+]
 _Soc = Annotated[str, typer.Option("--soc", metavar="CHIP", help="The chip that qnn-htp emulates.")]
 
 
@@ -88,7 +95,11 @@ def verify(
     on: _On = "ort-cpu",
     soc: _Soc = "sm8550",
     data: SomeData = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Samples of --data at most.")] = 16,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Samples of --data to compare, at most.")] = 16,
+    metric: _PlaceMetric = None,
+    higher_is_better: HigherIsBetter = None,
+    eval_samples: EvalSamples = None,
+    time_limit: _TimeLimit = 600,
     preset: Preset = None,
     resize: Resize = None,
     crop: Crop = None,
@@ -101,22 +112,25 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Run an artifact in a fresh process, compare it bit for bit with what was scored, and write a certificate."""
-    from fewbits.cli import show_check, show_deploy
+    from fewbits.cli import show_check, show_place
     from fewbits.cli.progress import Bars
     from fewbits.workflow.verify import verify as verb
-    from fewbits.workflow.verify_htp import VerifyHtpResult
+    from fewbits.workflow.verify_place import VerifyPlaceResult
 
     preprocess = parse_preprocess(
         preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
     )
     with Bars(quiet=quiet or json) as bars:
-        result = verb(output, on=on, soc=soc, data=data, samples=samples, preprocess=preprocess, progress=bars)
-    if isinstance(result, VerifyHtpResult):
+        result = verb(
+            output, on=on, soc=soc, data=data, samples=samples, metric=metric, higher_is_better=higher_is_better,
+            eval_samples=eval_samples, preprocess=preprocess, time_limit_s=time_limit, progress=bars,
+        )  # fmt: skip
+    if isinstance(result, VerifyPlaceResult):
         if json:
-            show_deploy.htp_json(result)
+            show_place.place_json(result)
         elif not quiet:
-            show_deploy.htp_table(result)
-        said = "" if result.passed else show_deploy.htp_failure(result)
+            show_place.place_table(result)
+        said = "" if result.passed else show_place.failure(result)
     else:
         if json:
             show_check.verify_json(result)

@@ -7,7 +7,6 @@ from fewbits.cli import show
 from fewbits.spec.soc import Soc
 from fewbits.workflow.compile import CompileResult, EstimateResult
 from fewbits.workflow.lint import LintResult
-from fewbits.workflow.verify_htp import VerifyHtpResult
 
 _ESTIMATED = "an estimate of Qualcomm's compiler for this chip: use it to rank models, not as a promise"
 
@@ -102,42 +101,3 @@ def chips_table(found: Sequence[Soc]) -> None:
         for soc in found
     ]
     show.print_table(show.console(), "", ("chip", "number", "target", "fp16", "latency estimates"), rows)
-
-
-def htp_json(result: VerifyHtpResult) -> None:
-    """Print the certificate, and where it lies."""
-    show.print_json({"path": result.path, **asdict(result.certificate)})
-
-
-def htp_table(result: VerifyHtpResult) -> None:
-    """Print verdict, parity per output, limits."""
-    out, certificate = show.console(), result.certificate
-    if result.passed:
-        out.print(f"passed: the emulator of {result.soc.name} follows the simulation on {certificate.samples} samples")
-    rows = [
-        (
-            name,
-            show.sqnr(parity.emulator_db),
-            show.sqnr(parity.float_db),
-            ", ".join(f"{steps}: {count}" for steps, count in parity.steps.items()),
-        )
-        for name, parity in certificate.outputs.items()
-    ]
-    columns = ("output", "emulator against the file", "the file against float", "steps apart: values")
-    show.print_table(out, "HTP emulator", columns, rows)
-    if certificate.wrong_types:
-        columns = ("node", "operator", "in the file", "compiled")
-        show.print_table(out, "compiled in another type than the file says", columns, certificate.wrong_types)
-    for sentence in certificate.not_proven:
-        out.print(f"not shown: {sentence}")
-    out.print(f"certificate: {result.path}", soft_wrap=True)
-
-
-def htp_failure(result: VerifyHtpResult) -> str:
-    """Return one sentence on why it failed."""
-    if damaged := result.certificate.conditions.get("damaged"):
-        return f"{', '.join(damaged)} is missing or is not the file that was recorded."
-    if result.certificate.wrong_types:
-        return f"{len(result.certificate.wrong_types)} operators were compiled in another type than the file says."
-    worst = ", ".join(name for name, parity in result.certificate.outputs.items() if not parity.passed)
-    return f"the emulator is more than 3 dB below what quantization costs at {worst}."

@@ -67,6 +67,15 @@ class Case:
         return grid if grid is not None and grid.is_stored else None
 
     @property
+    def second(self) -> Seen | None:
+        """Grid of its second operand, where it multiplies two activations of which the first has 16 bits."""
+        if self.node.op_type not in ("MatMul", "Gemm"):
+            return None
+        first, second = self.view.read(self.node, 0), self.view.read(self.node, 1)
+        is_product = first is not None and second is not None and not first.is_stored and not second.is_stored
+        return second if is_product and first is not None and first.dtype == "uint16" else None
+
+    @property
     def is_integer(self) -> bool:
         """Whether it stands between grids."""
         return bool(self.activations) and self.view.written(self.node) is not None
@@ -157,12 +166,31 @@ def mixed_types(case: Case) -> Iterator[Finding]:
     if case.node.op_type not in _ONE_TYPE or out is None or not case.activations:
         return
     kinds = {grid.dtype for grid in (*case.activations, out)}
+    if (second := case.second) is not None:
+        kinds.discard(second.dtype if second.dtype != out.dtype else "")  # see second_operand
     if len(kinds) > 1:
         is_fine = case.weight is not None and case.weight.scale.size > 1
         yield case.finding(
             "refused" if is_fine else "float", "mixed-types", f"its activations are {_words(kinds)}",
             "convert what it reads with an explicit DequantizeLinear and QuantizeLinear",
         )  # fmt: skip
+
+
+def second_operand(case: Case) -> Iterator[Finding]:
+    """A product of two 16-bit activations: the device keeps little of the second one unless its type suits it."""
+    second, wanted = case.second, case.target.second_operand
+    if second is None or wanted.value in (second.dtype, "uint16"):
+        return
+    fix = "convert its second operand to int16 with zero point 0" if wanted.is_signed else "convert it to uint8"
+    if second.dtype == "uint16":
+        yield case.finding(
+            "changed", "second-operand", "of its second operand, uint16 like the first, the device keeps about 8 bits",
+            fix,
+        )  # fmt: skip
+    elif second.dtype == "int16":
+        yield case.finding(
+            "refused", "second-operand", f"its second operand is int16, which {case.target.name} lacks", fix
+        )
 
 
 def bias_scale(case: Case) -> Iterator[Finding]:
@@ -215,6 +243,6 @@ def _words(kinds: Iterable[str]) -> str:
 
 
 RULES: tuple[Callable[[Case], Iterator[Finding]], ...] = (
-    activation_type, weight_type, weight_symmetry, gamma_type, missing_grid, mixed_types, bias_scale, bare_float,
-    left_float, no_half,
+    activation_type, weight_type, weight_symmetry, gamma_type, missing_grid, mixed_types, second_operand,
+    bias_scale, bare_float, left_float, no_half,
 )  # fmt: skip

@@ -5,21 +5,23 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
 from fewbits.artifact.folder import write_file
-from fewbits.artifact.samples import Arrays, pack_runs, unpack_runs
 from fewbits.deployment.fresh import environment
-from fewbits.deployment.qnn_worker import FEEDS, JOB, OUTPUTS
+from fewbits.deployment.qnn_worker import JOB
+from fewbits.deployment.served import Served
 from fewbits.errors import MissingExtraError, ModelError, RefusedError
 from fewbits.spec.soc import Soc
 
 TIME_LIMIT_S = 600.0
-Task = Literal["run", "compile", "dlc"]
+Task = Literal["compile", "dlc"]
+_WORKER = "fewbits.deployment.qnn_worker"
 
 _UNSUPPORTED = re.compile(r"\{ name: ([^,}]+), type: (\w+) \}")
 _NOT_SELECTED = re.compile(r"Node '([^']+?)(?:_token_\d+)?' OpType:(\w+)[^\n]*was not selected")
@@ -55,16 +57,13 @@ def need_qnn() -> None:
         )
 
 
-def run_qnn(
-    job: QnnJob, task: Task, folder: Path, *, feeds: Sequence[Arrays] = (), time_limit_s: float = TIME_LIMIT_S
-) -> float:
+def run_qnn(job: QnnJob, task: Task, folder: Path, *, time_limit_s: float = TIME_LIMIT_S) -> float:
     """Carry out one job and return the seconds that it took; its files are left in `folder`.
 
     Args:
         job: model, chip and sizes.
-        task: run on the emulator, compile to a context binary, or write a DLC.
+        task: compile to a context binary, or write a DLC.
         folder: empty; see `qnn_worker` for what it holds afterwards.
-        feeds: for the task "run".
         time_limit_s: the process is ended after it.
 
     Raises:
@@ -73,12 +72,9 @@ def run_qnn(
         ModelError: the process crashed or took too long.
     """
     need_qnn()
-    document = {"model": str(job.model.resolve()), "soc": job.soc.id, "dims": dict(job.dims), "task": task}
-    write_file(folder / JOB, json.dumps(document).encode())
-    if task == "run":
-        write_file(folder / FEEDS, pack_runs({"feeds": feeds}))
+    _write_job(job, task, folder)
     begin = perf_counter()
-    command = [sys.executable, "-P", "-m", "fewbits.deployment.qnn_worker", str(folder)]
+    command = [sys.executable, "-P", "-m", _WORKER, str(folder)]
     try:
         done = subprocess.run(
             command, env=environment(), capture_output=True, text=True, errors="replace", check=False,
@@ -93,10 +89,33 @@ def run_qnn(
     return perf_counter() - begin
 
 
-def emulate(job: QnnJob, feeds: Sequence[Arrays], folder: Path, *, time_limit_s: float) -> tuple[Arrays, ...]:
-    """Return what the emulator answers to every feed; see `run_qnn` for the errors."""
-    run_qnn(job, "run", folder, feeds=feeds, time_limit_s=time_limit_s)
-    return unpack_runs((folder / OUTPUTS).read_bytes())["outputs"]
+@contextmanager
+def emulated(job: QnnJob, folder: Path, *, time_limit_s: float = TIME_LIMIT_S) -> Iterator[Served]:
+    """Lend a model on the HTP emulator: call it with feeds; the graph that was compiled is left in `folder`.
+
+    Args:
+        job: model, chip and sizes.
+        folder: empty.
+        time_limit_s: for compiling, and for every answer.
+
+    Raises:
+        MissingExtraError: onnxruntime-qnn is not installed.
+        RefusedError: the compiler does not take the model; the message names the nodes.
+        ModelError: the process crashed or took too long.
+    """
+    need_qnn()
+    _write_job(job, "run", folder)
+    served = Served(
+        _WORKER, [str(folder)], time_limit_s=time_limit_s, what=f"Qualcomm's emulator of {job.soc.name}",
+        failed=lambda code, said: _failed(job, code, _COLOURS.sub("", said)),
+    )  # fmt: skip
+    with served:
+        yield served
+
+
+def _write_job(job: QnnJob, task: str, folder: Path) -> None:
+    document = {"model": str(job.model.resolve()), "soc": job.soc.id, "dims": dict(job.dims), "task": task}
+    write_file(folder / JOB, json.dumps(document).encode())
 
 
 def _failed(job: QnnJob, code: int, said: str) -> ModelError:

@@ -1,8 +1,9 @@
 """Run one job of Qualcomm's backend in a process of its own: `python -m fewbits.deployment.qnn_worker JOB_FOLDER`.
 
-In: job.json (model, chip, sizes of open dimensions, what to do), feeds.npz where it is to run. Out: outputs.npz, the
-context binary, the compiled graph as JSON and the profile as CSV. The provider does not tear down cleanly, and a
-compiler may crash: the process that asks stays out of it. Documented session and provider options only.
+In: job.json (model, chip, sizes of open dimensions, what to do); feeds on stdin where it is to run. Out: the context
+binary, the compiled graph as JSON and the profile as CSV; answers on stdout (see `frames`). The provider does not tear
+down cleanly, and a compiler may crash: the process that asks stays out of it. Documented session and provider options
+only.
 """
 
 import json
@@ -11,9 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-JOB, FEEDS, OUTPUTS, CONTEXT, PROFILE, GRAPHS = (
-    "job.json", "feeds.npz", "outputs.npz", "context.onnx", "profile.csv", "graphs",
-)  # fmt: skip
+JOB, CONTEXT, PROFILE, GRAPHS = "job.json", "context.onnx", "profile.csv", "graphs"
 _PROVIDER = "QNNExecutionProvider"
 
 
@@ -22,8 +21,9 @@ def run_job(folder: Path) -> None:
     import onnxruntime as ort
     import onnxruntime_qnn as qnn
 
-    from fewbits.artifact.samples import pack_runs, unpack_runs
+    from fewbits.deployment.frames import answer_feeds, take_stdout
 
+    out = take_stdout()
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     ort.register_execution_provider_library(_PROVIDER, qnn.get_library_path())
     devices = [device for device in ort.get_ep_devices() if device.ep_name == _PROVIDER][:1]
@@ -32,9 +32,7 @@ def run_job(folder: Path) -> None:
     session = ort.InferenceSession(job["model"], sess_options=options)
     if job["task"] == "run":
         names = [output.name for output in session.get_outputs()]
-        feeds = unpack_runs((folder / FEEDS).read_bytes())["feeds"]
-        found = [dict(zip(names, session.run(None, dict(feed)), strict=True)) for feed in feeds]
-        (folder / OUTPUTS).write_bytes(pack_runs({"outputs": found}))
+        answer_feeds(lambda feed: dict(zip(names, session.run(None, dict(feed)), strict=True)), out)
 
 
 def _session_options(ort: Any, folder: Path, job: dict[str, Any]) -> Any:

@@ -61,6 +61,8 @@ def _check_types(graph: ir.Graph, plan: Plan, target: Target) -> None:
                 continue
             is_weight = grid.role is Role.WEIGHT
             allowed = target.weight_types if is_weight else target.activation_types
+            if grid.spec.dtype is target.second_operand is not DType.UINT16:
+                continue  # see _operand
             if grid.spec.dtype not in allowed:
                 names = ", ".join(sorted(d.value for d in allowed))
                 raise SpecError(
@@ -101,7 +103,7 @@ class _Builder:
             if rule.kind is Kind.LINEAR and position != rule.weight and constant(node.inputs[position]) is not None:
                 self._add_weight(node, position, precision, None)
             else:
-                self._read(node, position, spec)
+                self._read(node, position, self._operand(node, position, rule, spec))
         if rule.kind is Kind.PASS:
             self._share_passed(node)
         if rule.weight is not None and len(node.inputs) > rule.weight:
@@ -131,6 +133,15 @@ class _Builder:
             converts = name if name in self.outputs and role is Role.ACTIVATION else None
             self.grids.setdefault(key, Grid(name, spec, role, converts=converts, fixed_range=first.fixed_range))
         self.inputs[str(node.name), position] = key
+
+    def _operand(self, node: ir.Node, position: int, rule: OpRule, spec: QuantSpec) -> QuantSpec:
+        """Return the grid on which an operand is read: the second of two activations may need a type of its own."""
+        is_product = node.op_type in ("MatMul", "Gemm") and constant(node.inputs[0]) is None
+        is_second = is_product and position == rule.weight
+        other = self.target.second_operand
+        if not is_second or spec.dtype is not DType.UINT16 or other is DType.UINT16:
+            return spec
+        return QuantSpec(other, min(spec.bits, other.bits), is_symmetric=other.is_signed)
 
     def _share_passed(self, node: ir.Node) -> None:
         """What a pass-through hands out is on the grid that it reads."""

@@ -19,6 +19,7 @@ _AIMET = "aimet:"
 _KEYS = {
     "description", "extends", "activation_types", "weight_types", "per_channel", "fused", "fixed_ranges",
     "concat_shares_grid", "gamma_follows_activation", "left_float", "fp16", "int4_per_tensor", "widest_gamma",
+    "second_operand",
 }  # fmt: skip
 _NEEDED = ("description", "activation_types", "weight_types", "per_channel", "fused")
 _T = TypeVar("_T")
@@ -44,6 +45,7 @@ class Target:
         int4_per_tensor: whether weights of at most 4 bits may have one scale for the whole tensor (one output channel
             counts as that); where not, their codes are stored as int8.
         widest_gamma: most bits that the scale of a normalization may have, 8 or 16.
+        second_operand: type in which a product of two activations reads the second one where activations have 16 bits.
         notes: sentences on what the rules came from and fewbits does not carry out.
     """
 
@@ -60,6 +62,7 @@ class Target:
     fp16: bool = True
     int4_per_tensor: bool = True
     widest_gamma: int = 16
+    second_operand: DType = DType.UINT16
     notes: tuple[str, ...] = ()
 
 
@@ -140,6 +143,7 @@ def _build(name: str, table: Mapping[str, Any], where: str) -> Target:
         fp16=read.flag("fp16"),
         int4_per_tensor=read.flag("int4_per_tensor"),
         widest_gamma=read.width("widest_gamma"),
+        second_operand=read.one_type("second_operand", DType.UINT16),
     )
 
 
@@ -179,6 +183,12 @@ class _Reader:
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise SpecError(f"Target {self.where!r} has the type {name!r} in {key}: choose of {known}.{hint}")
         return frozenset(DType(name) for name in found)
+
+    def one_type(self, key: str, default: DType) -> DType:
+        if key not in self.source:
+            return default
+        (found,) = _Reader({key: [self.source[key]]}, self.where).types(key)
+        return found
 
     def interval(self, key: str, value: Any) -> tuple[float, float]:
         ends = self.typed(key, value, list, "[low, high]")

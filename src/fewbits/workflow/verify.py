@@ -6,21 +6,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fewbits.analysis.scores import Metric
 from fewbits.artifact import names
 from fewbits.artifact.folder import sha256, write_file
 from fewbits.artifact.samples import Arrays, Samples, collect_samples, read_samples
 from fewbits.deployment.certificate import Certificate, certify
 from fewbits.deployment.fresh import Job, run_fresh
+from fewbits.deployment.places import PLACES, place_names
+from fewbits.deployment.qnn import TIME_LIMIT_S
 from fewbits.errors import ModelError, SpecError
 from fewbits.reporting.record import RunRecord, machine, plain, read_record, versions
 from fewbits.runtime.data import Dataset, Preprocess, open_data
 from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.processor import saturates
 from fewbits.runtime.session import RunOptions, SessionPolicy, open_session
+from fewbits.spec.soc import find_soc
+from fewbits.workflow.scoring import MetricLike, check_metric
 from fewbits.workflow.stages import Stages, Watcher
-from fewbits.workflow.verify_htp import VerifyHtpResult, verify_on_htp
+from fewbits.workflow.verify_place import PlaceRun, VerifyPlaceResult, verify_at
+from fewbits.workflow.verify_score import PlaceScoring
 
-PLACES = ("ort-cpu", "qnn-htp")
+HERE = "ort-cpu"
 SAMPLES = 16
 _MOST_BYTES = 1 << 30
 
@@ -50,55 +56,97 @@ class VerifyResult:
 def verify(
     output: str | Path,
     *,
-    on: str = "ort-cpu",
+    on: str = HERE,
     soc: str | int = "sm8550",
     data: DataLike | None = None,
     samples: int = SAMPLES,
+    metric: MetricLike | None = None,
+    higher_is_better: bool | None = None,
+    eval_samples: int | None = None,
     preprocess: Preprocess | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
     progress: Watcher | None = None,
-) -> VerifyResult | VerifyHtpResult:
+) -> VerifyResult | VerifyPlaceResult:
     """Reload an artifact in a fresh process, compare, and write certificate.json beside it.
 
-    On qnn-htp it runs on Qualcomm's emulator instead, and is compared with the file executed exactly as written: the
-    types of all operators, and every output, which may be at most 3 dB below what quantization costs anyway.
+    On qnn-htp it runs on Qualcomm's emulator instead, on openvino in OpenVINO, and is compared with the file executed
+    exactly as written: every output, which may be at most 3 dB below what quantization costs anyway; with a metric the
+    score, beside that of the simulation; on qnn-htp the types of all operators. Where an output does not pass, every
+    operator is run on its own, and those that differ are named.
 
     Without `data` the stored samples are run, and compared with what the scored sim answered when it was scored. With
     `data`, the sim is opened again in this process and compared with the fresh one on those samples as well.
 
     Args:
         output: folder that `quantize` (or a later verb) wrote.
-        on: where to run: ort-cpu, or qnn-htp (extra `qnn`).
+        on: where to run: ort-cpu, qnn-htp (extra `qnn`) or openvino (extra `openvino`).
         soc: the chip that qnn-htp emulates, by name or number.
-        data: further samples.
-        samples: of `data` at most.
+        data: further samples; to be scored on, too, where a metric is named.
+        samples: of `data` at most, for comparing outputs.
+        metric: a name, file.py:function, or a function of `predict`: the score there; not on ort-cpu.
+        higher_is_better: direction of the user's own metric.
+        eval_samples: to score on, at most; None takes all.
         preprocess: how images become inputs.
+        time_limit_s: on other places, for loading the model and for every answer.
         progress: told of each stage.
 
     Raises:
-        SpecError: no such place or chip, or the folder holds no record.
-        MissingExtraError: qnn-htp without onnxruntime-qnn.
+        SpecError: no such place or chip, the folder holds no record, or a metric without data or on ort-cpu.
+        MissingExtraError: the place's extra is not installed.
         ModelError: the model cannot be run.
     """
-    if on not in PLACES:
-        raise SpecError(f"Cannot verify on {on!r}: choose one of {', '.join(PLACES)}.")
+    if on != HERE and on not in PLACES:
+        raise SpecError(f"Cannot verify on {on!r}: choose one of {', '.join((HERE, *place_names()))}.")
+    named, chip = _check_metric(metric, higher_is_better, on=on, data=data), find_soc(soc)
+    if on in PLACES:
+        PLACES[on].need()
     folder, stages = Path(output), Stages(progress)
     record = read_record(folder / names.RECORD)
     options = _options(record, on)
     with stages.stage("check files"):
         damaged = _damaged(folder, record)
-        _require(folder, names.ARTIFACT, names.FLOAT, names.SAMPLES)
-        stored = read_samples(folder / names.SAMPLES)
+        _require(folder, names.ARTIFACT, names.FLOAT)
+        stored = _stored(folder, has_data=data is not None)
+    scoring = None
     if data is not None:
         with stages.stage("run sim", samples):
             stored = _more(folder, stored, data, samples=samples, preprocess=preprocess, options=options)
-    if on == "qnn-htp":
-        found = (record, stored, damaged)
-        return verify_on_htp(folder, *found, soc=soc, options=options, stages=stages)
+        if named is not None:
+            runner = open_session(folder / names.ARTIFACT, options=options)
+            scored = open_data(data, inputs=runner.inputs, preprocess=preprocess)
+            scoring = PlaceScoring(folder, named, scored, eval_samples, options)
+    if on in PLACES:
+        run = PlaceRun(folder, record, stored, damaged, PLACES[on], chip, options, time_limit_s, scoring)
+        return verify_at(run, stages)
     with stages.stage("run in a fresh process"):
         certificate = _compare(folder, stored, options, _conditions(record, on, damaged), is_whole=not damaged)
     path = folder / names.CERTIFICATE
     write_file(path, (json.dumps(plain(asdict(certificate)), indent=1) + "\n").encode())
     return VerifyResult(certificate, damaged, path, stages.seconds)
+
+
+def _check_metric(
+    metric: MetricLike | None, higher_is_better: bool | None, *, on: str, data: DataLike | None
+) -> Metric | None:
+    if metric is not None and on == HERE:
+        raise SpecError(
+            f"On {HERE} every byte is compared with what was scored, so that a score would say nothing more: leave "
+            f"--metric out, or name a place with --on {' or '.join(place_names())}."
+        )
+    if metric is not None and data is None:
+        raise SpecError("A metric needs data to score on: add --data.")
+    return check_metric(metric, higher_is_better)
+
+
+def _stored(folder: Path, *, has_data: bool) -> Samples:
+    """Return the stored samples; none where the run kept none and others are given."""
+    if not (folder / names.SAMPLES).is_file() and has_data:
+        return Samples((), ())
+    if not (folder / names.SAMPLES).is_file():
+        raise ModelError(
+            f"The folder {str(folder)!r} holds no samples to run ({names.SAMPLES}): give some with --data."
+        )
+    return read_samples(folder / names.SAMPLES)
 
 
 def _options(record: RunRecord, on: str) -> RunOptions:
