@@ -34,6 +34,10 @@ CASES = {
     "healthy, one scale": (Conv(one_scale=True), None),
     "healthy, a grid before LeakyRelu": (Conv(follower="LeakyRelu"), None),
     "healthy, int16 activations": (Conv(activation=np.int16), None),
+    "zero points per channel": (Conv(weight_zero=3), "weight-symmetry"),
+    "healthy, one zero point": (Conv(weight_zero=3, one_scale=True), None),
+    "Erf": (Conv(follower="Erf"), "no-integer-form"),
+    "Mish": (Conv(follower="Mish"), "no-integer-form"),
     "LayerNormalization, int16 activations": (Norm(activation=np.int16), "activation-type"),
     "int4 with one scale": (Conv(weight=INT4, one_scale=True), "int4-one-scale"),
     "int4 with one channel": (Conv(weight=INT4, channels=1), "int4-one-scale"),
@@ -70,7 +74,7 @@ def test_each_fault_is_named_and_nothing_else(name, tmp_path):
     found = lint(written(case, tmp_path), soc="sm8550")
     assert [finding.rule for finding in found.findings] == ([rule] if rule else [])
     for finding in found.findings:
-        assert finding.node in ("conv", "norm", "matmul")
+        assert finding.node in ("conv", "norm", "matmul", "after")
         assert finding.says
         assert finding.fix
         assert finding.outcome == ("changed" if name in CHANGED else "refused")
@@ -173,6 +177,9 @@ def test_chips_have_limits_of_their_own(tmp_path):
     assert lint(model, soc="sm8550").passed
     (finding,) = lint(model, soc="sm8450").findings
     assert (finding.rule, finding.says) == ("weight-type", "its weight is int16, and qnn-htp-v69 has int4, int8")
+    if importlib.util.find_spec("onnxruntime_qnn") is not None:
+        with pytest.raises(RefusedError, match="does not take Conv 'conv"):
+            compile_model(model, soc="sm8450")
 
 
 @pytest.mark.parametrize(("gamma", "zero", "passed"), [(np.uint8, 0, True), (U16, 32768, False)])

@@ -46,7 +46,7 @@ def cost_of(model: ir.Model, quantized: ir.Model, plan: Plan | None, sizes: Mapp
             total = None
             break
         planned = plan.nodes.get(row.name) if plan is not None else None
-        total += row.macs * _bits(nodes.get(row.name), planned.precision if planned else FP32)
+        total += row.macs * product_bits(nodes.get(row.name), planned.precision if planned else FP32)
     return Cost(total, parameter_bytes(quantized))
 
 
@@ -61,8 +61,8 @@ def sizes_of(model: ir.Model, feeds: Mapping[str, Array]) -> dict[str, int]:
     return found
 
 
-def _bits(node: ir.Node | None, precision: Precision) -> int:
-    """Return the product of the widths of the two factors of a node's products."""
+def product_bits(node: ir.Node | None, precision: Precision) -> int:
+    """Return the product of the widths of the two factors of a node's products: 32 x 32 in float32."""
     if precision.float_bits is not None:
         return precision.float_bits**2
     has_weight = node is not None and any(constant(value) is not None for value in node.inputs[:2] if value)

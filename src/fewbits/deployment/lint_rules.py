@@ -115,11 +115,16 @@ def weight_type(case: Case) -> Iterator[Finding]:
 
 
 def weight_symmetry(case: Case) -> Iterator[Finding]:
-    """Signed weights with a zero point."""
+    """Signed weights per channel with zero points."""
     weight = case.weight
-    if weight is not None and weight.dtype.startswith("int") and np.any(weight.zero_point != 0):
+    if (
+        weight is not None
+        and weight.scale.size > 1
+        and weight.dtype.startswith("int")
+        and np.any(weight.zero_point != 0)
+    ):
         yield case.finding(
-            "refused", "weight-symmetry", f"its {weight.dtype} weight has zero points other than 0",
+            "refused", "weight-symmetry", f"its {weight.dtype} weight has zero points per channel",
             "quantize weights symmetrically",
         )  # fmt: skip
 
