@@ -1,8 +1,7 @@
-"""Every network at every precision through lint and Qualcomm's compiler for six chips, and through the HTP emulator.
+"""Every network at every precision through lint and Qualcomm's compiler for six chips.
 
 What lint says beforehand is held against what the compiler does: refusals that lint did not announce, and findings of
-models that compile, are counted. The emulator is compared with the file executed exactly as written (see `fewbits
-verify --on qnn-htp`). Estimates are the compiler's own. Needs the extra `qnn`.
+models that compile, are counted. Estimates are the compiler's own. The emulator: `emulator.py`. Needs the extra `qnn`.
 """
 
 import tempfile
@@ -10,16 +9,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import fewbits
 import record
-from fewbits.deployment.fresh import Job, run_fresh
-from fewbits.deployment.htp_parity import compare_outputs
-from fewbits.deployment.qnn import QnnJob, emulate
 from fewbits.errors import FewbitsError
 from fewbits.graph.save import save_model
-from fewbits.runtime.session import RunOptions, SessionPolicy
+from fewbits.runtime.session import RunOptions
 from fewbits.spec.soc import find_soc
 from fewbits.workflow.compile import open_dims_of
 from networks import NETWORKS, Network
@@ -35,11 +29,9 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="*", default=list(PRECISIONS))
     parser.add_argument("--chips", nargs="*", default=list(CHIPS))
     parser.add_argument("--estimated", nargs="*", default=["mobilenetv2", "kwt1", "fastestdet"])
-    parser.add_argument("--emulated", nargs="*", default=["w8a8", "w8a16"])
-    parser.add_argument("--emulated-samples", type=int, default=2)
     parser.add_argument("--samples", type=int, default=64, help="calibration samples")
     args = parser.parse_args()
-    found = record.start(f"Qualcomm's compiler and emulator, {args.samples} calibration samples")
+    found = record.start(f"Qualcomm's compiler, {args.samples} calibration samples")
     results = {name: network(NETWORKS[name], args) for name in args.networks}
     rows = [row for result in results.values() for row in result["compiled"]]
     surprises = [row for row in rows if row["refused"] and not row["announced"]]
@@ -51,7 +43,7 @@ def main() -> None:
 
 def network(net: Network, args: Namespace) -> dict[str, Any]:
     """Return what became of one network."""
-    found: dict[str, Any] = {"compiled": [], "emulated": {}, "estimated": {}}
+    found: dict[str, Any] = {"compiled": [], "estimated": {}}
     with tempfile.TemporaryDirectory() as scratch:
         for target in dict.fromkeys(find_soc(chip).target for chip in args.chips):
             chips = [chip for chip in args.chips if find_soc(chip).target == target]
@@ -67,7 +59,7 @@ def network(net: Network, args: Namespace) -> dict[str, Any]:
                     rows = [{"announced": True, "refused": True, "why": str(error)} for _ in chips]
                 else:
                     rows = [compiled(path, chip, dims_of(path, calibration)) for chip in chips]
-                    emulate_and_estimate(net, args, found, path, calibration=calibration, precision=precision)
+                    estimate(net, args, found, path, calibration=calibration, precision=precision)
                 found["compiled"] += [
                     {"chip": chip, "precision": precision, **row} for chip, row in zip(chips, rows, strict=True)
                 ]
@@ -102,7 +94,7 @@ def said(row: dict[str, Any]) -> str:
     return "refused, announced" if row["announced"] else "REFUSED"
 
 
-def emulate_and_estimate(
+def estimate(
     net: Network,
     args: Namespace,
     found: dict[str, Any],
@@ -111,25 +103,9 @@ def emulate_and_estimate(
     calibration: fewbits.Calibration,
     precision: str,
 ) -> None:
-    """Run the emulator, and ask for estimates, once per precision: under the rules of v73."""
+    """Ask for estimates, once per precision: under the rules of v73."""
     if not path.name.startswith("qnn-htp-v73"):
         return
-    feeds = [dict(batch.feeds) for batch in calibration.subject.data.batches(1, args.emulated_samples)]
-    feeds = [feed for feed in feeds if [v.shape for v in feed.values()] == [v.shape for v in feeds[0].values()]]
-    if precision in args.emulated:
-        with tempfile.TemporaryDirectory() as scratch:
-            job = QnnJob(path, find_soc("sm8550"), dims_of(path, calibration))
-            emulated = emulate(job, feeds, Path(scratch), time_limit_s=600)
-            (exact,) = run_fresh([Job(path, SessionPolicy.EXACT)], feeds, options=RunOptions(threads=args.threads))
-        floats = [{k: np.asarray(v) for k, v in calibration.subject.runner(feed).items()} for feed in feeds]
-        parity = compare_outputs(path, emulated, exact, floats)
-        found["emulated"][precision] = {
-            name: {"emulator_db": p.emulator_db, "float_db": p.float_db, "passed": p.passed}
-            for name, p in parity.items()
-        }
-        for name, p in parity.items():
-            print(f"  {net.name} {precision} {name}: emulator {p.emulator_db or 999:.1f} dB to the file, "
-                  f"the file {p.float_db or 999:.1f} dB to float: {record.verdict(p.passed)}", flush=True)  # fmt: skip
     if net.name in args.estimated:
         for chip in ESTIMATED:
             try:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from model_zoo import ZOO
-from qdq_models import model, normal
+from qdq_models import model, normal, quantized
 
 from fewbits.errors import SpecError
 from fewbits.quantization.profile import Profile
@@ -284,3 +284,27 @@ def test_scalar_prelu_slope_is_per_tensor():
         w=normal(3, 2, 1, 1), s=np.float32(0.1),
     )  # fmt: skip
     assert plan_of(graph).grids["s"].spec.granularity == PerTensor()
+
+
+@pytest.mark.parametrize(
+    ("target", "dtype", "is_symmetric"),
+    [("qnn-htp-v73", "int16", True), ("qnn-htp-v69", "uint8", False), ("ort-cpu", "uint16", False)],
+)
+def test_second_operand_of_a_product_of_wide_activations_has_the_type_of_the_target(target, dtype, is_symmetric):
+    graph, plan = ZOO["attention"]()[0], plan_of("attention", "w8a16", target=target)
+    products = [n for n in graph.graph if n.op_type == "MatMul" and not n.inputs[1].is_initializer()]
+    assert products
+    for node in products:
+        grid = plan.grids[plan.inputs[node.name, 1]]
+        assert (grid.spec.dtype.value, grid.spec.is_symmetric) == (dtype, is_symmetric)
+        assert plan.grids[plan.inputs[node.name, 0]].spec.dtype is DType.UINT16
+        if dtype != "uint16":
+            assert grid.converts == str(node.inputs[1].name)
+
+
+@pytest.mark.parametrize(("target", "highest"), [("qnn-htp-v73", 32639), ("ort-cpu", 32767)])
+def test_int16_codes_stop_where_the_device_clips(target, highest):
+    graph = model("g (float[N, 4] x) => (float[N, 3] y) { y = MatMul (x, w) }", w=normal(4, 3))
+    made = quantized(graph, {"x": normal(8, 4)}, "w16a16", target=target)
+    stored = next(v for name, v in made.quantized.graph.initializers.items() if name == "w_q").const_value.numpy()
+    assert np.abs(stored.astype(int)).max() == highest

@@ -22,6 +22,7 @@ class Conv:
     weight_zero: int = 0
     bias_factor: float = 1.0
     bias_unit: int = 1
+    int16_unit: int = 4000
     follower: str = ""
     grid_between: bool = True
     float_weight: bool = False
@@ -95,7 +96,7 @@ def conv(case: Conv) -> onnx.ModelProto:
     read = made.pair("x0", "x", case.activation, "xd")
     codes = rng.integers(-7, 8, (case.channels, 16, 1, 1))
     unit = np.float32(0.05 if case.weight == INT4 else 0.003 if case.weight == INT8 else 0.00001)
-    codes = codes if case.weight == INT4 else codes * (16 if case.weight == INT8 else 4000)
+    codes = codes if case.weight == INT4 else codes * (16 if case.weight == INT8 else case.int16_unit)
     scale = unit.reshape(()) if case.one_scale else np.full(case.channels, unit, np.float32)
     if case.float_weight:
         weight, bias = made.constant("w", (codes * unit).astype(np.float32)), []

@@ -55,6 +55,7 @@ CASES = {
 }  # fmt: skip
 CHANGED = {
     "another bias scale": (Conv(activation=U16, bias_factor=0.5), "bias-scale"),
+    "int16 weights up to the top": (Conv(activation=U16, weight=INT16, int16_unit=4681), "int16-codes"),
     "a bare float Conv": (Conv(float_weight=True), "bare-float"),
     "MatMul, uint16 second": (Product(second=U16), "second-operand"),
 }
@@ -113,8 +114,9 @@ def shape_of(model):
     [
         (Conv(activation=U16, bias_unit=10**6), Conv(activation=U16, bias_unit=10**6, bias_factor=0.5)),
         (Product(), Product(second=U16)),
+        (Conv(activation=U16, weight=INT16), Conv(activation=U16, weight=INT16, int16_unit=4681)),
     ],
-    ids=["bias scale", "second operand"],
+    ids=["bias scale", "second operand", "int16 codes"],
 )
 def test_what_lint_calls_changed_is_changed_on_the_emulator(healthy, faulty, tmp_path):
     good, _ = on_the_emulator(written(healthy, tmp_path))

@@ -5,6 +5,7 @@ import json
 from contextlib import contextmanager
 
 import numpy as np
+import onnx
 import pytest
 
 from fewbits.artifact import names
@@ -13,7 +14,7 @@ from fewbits.errors import MissingExtraError, ModelError, SpecError
 from fewbits.runtime.session import SessionPolicy, open_session
 from fewbits.workflow.quantize import quantize
 from fewbits.workflow.verify import verify
-from fewbits.workflow.verify_score import one_by_one
+from fewbits.workflow.verify_score import AnySize
 
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="needs OpenVINO: pip install '.[openvino]'"
@@ -106,20 +107,33 @@ def test_what_openvino_cannot_load_is_one_sentence(run, tmp_path):
         pass
 
 
-def test_batches_are_taken_apart_for_a_place_that_takes_one_sample(tiny):
-    calls = []
+TEXT = """<ir_version: 10, opset_import: ["" : 21]> g (float[N, L] x, float[5] fixed) => (float[N, 1] y)
+<int64[1] axes = {1}> { y = ReduceSum (x, axes) }"""
 
-    def predict(feeds):
-        calls.append({name: value.shape for name, value in feeds.items()})
-        return {"y": feeds["x"].sum(axis=1, keepdims=True)}
 
-    feeds = {"x": np.arange(6.0).reshape(3, 2), "fixed": np.ones(5)}
-    found = one_by_one(predict, frozenset({"x"}))(feeds)
-    np.testing.assert_array_equal(found["y"], [[1], [5], [9]])
-    assert calls == [{"x": (1, 2), "fixed": (5,)}] * 3
-    calls.clear()
-    one_by_one(predict, frozenset())(feeds)
-    assert calls == [{"x": (3, 2), "fixed": (5,)}]
+def test_a_place_is_opened_anew_for_each_size_and_takes_batches_apart(tmp_path):
+    onnx.save(onnx.parser.parse_model(TEXT), tmp_path / "m.onnx")
+    opened, fed = [], []
+
+    @contextmanager
+    def open_(job):
+        opened.append(dict(job.dims))
+
+        def run(feeds):
+            fed.append(feeds["x"].shape)
+            return {"y": feeds["x"].sum(axis=1, keepdims=True)}
+
+        yield run
+        opened.append("closed")
+
+    place = places.Place("openvino", "a stand-in", lambda: None, open_, False, "numpy")
+    job = places.PlaceJob(tmp_path / "m.onnx", {}, None, tmp_path, 60)
+    with AnySize(place, job) as served:
+        found = served({"x": np.arange(6.0).reshape(3, 2), "fixed": np.ones(5)})
+        np.testing.assert_array_equal(found["y"], [[1], [5], [9]])
+        served({"x": np.ones((1, 4)), "fixed": np.ones(5)})
+    assert fed == [(1, 2)] * 3 + [(1, 4)]
+    assert opened == [{"N": 1, "L": 2}, "closed", {"N": 1, "L": 4}, "closed"]
 
 
 @pytest.mark.parametrize(

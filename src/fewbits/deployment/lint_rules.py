@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from fewbits.deployment.qdq_view import FUSED, QdqView, Seen
+from fewbits.spec.dtypes import DType
 from fewbits.spec.soc import Soc
 from fewbits.spec.target import Target
 
@@ -198,6 +199,18 @@ def second_operand(case: Case) -> Iterator[Finding]:
         )
 
 
+def int16_codes(case: Case) -> Iterator[Finding]:
+    """int16 weights with codes that the device clips."""
+    weight, limit = case.weight, case.target.highest_int16
+    if weight is None or weight.dtype != "int16" or DType.INT16 not in case.target.weight_types:
+        return
+    if weight.highest is not None and weight.highest > limit:
+        yield case.finding(
+            "changed", "int16-codes", f"its int16 weight has codes up to {weight.highest}; {limit} is where they clip",
+            f"make the scale {weight.highest / limit:.4f} times as large",
+        )  # fmt: skip
+
+
 def bias_scale(case: Case) -> Iterator[Finding]:
     """A bias whose scale is not the product of those of input and weight: the device computes as if it were."""
     weight, bias = case.weight, case.view.read(case.node, 2)
@@ -249,5 +262,5 @@ def _words(kinds: Iterable[str]) -> str:
 
 RULES: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     activation_type, weight_type, weight_symmetry, gamma_type, missing_grid, mixed_types, second_operand,
-    bias_scale, bare_float, left_float, no_half,
+    int16_codes, bias_scale, bare_float, left_float, no_half,
 )  # fmt: skip

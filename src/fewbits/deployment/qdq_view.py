@@ -27,6 +27,7 @@ class Seen:
         dtype: container type, as ONNX names it.
         scale: float64, one value or one per channel.
         zero_point: int64, as many.
+        highest: largest absolute code; None where the codes are not stored.
         is_stored: the codes are a constant of the file: a weight, a bias or another parameter.
     """
 
@@ -34,6 +35,7 @@ class Seen:
     scale: npt.NDArray[np.float64]
     zero_point: npt.NDArray[np.int64]
     is_stored: bool
+    highest: int | None = None
 
 
 class QdqView:
@@ -121,9 +123,12 @@ class QdqView:
         zero = np.zeros(scale.shape) if tensor is None else self._value(node.input[2])
         is_stored = self._is_stored(node)
         kind = tensor.data_type if tensor is not None else self._default_type(node)
-        return Seen(
-            _TYPES.get(kind, ""), scale.ravel(), np.asarray(zero, np.float64).astype(np.int64).ravel(), is_stored
-        )
+        zeros = np.asarray(zero, np.float64).astype(np.int64).ravel()
+        return Seen(_TYPES.get(kind, ""), scale.ravel(), zeros, is_stored, self._highest(node))
+
+    def _highest(self, node: onnx.NodeProto) -> int | None:
+        codes = self._value(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        return None if codes is None else int(np.abs(codes).max(initial=0))
 
     def _is_stored(self, node: onnx.NodeProto) -> bool:
         """Whether codes are stored, or are made of a stored float."""

@@ -149,7 +149,8 @@ class _Encoder:
         elif grid.fixed_range is not None:
             found = encoding_from_range(*grid.fixed_range, grid.spec)
         else:
-            found = encoding_from_range(*self._range(grid), grid.spec)
+            low, high = self._range(grid)
+            found = encoding_from_range(low * grid.headroom, high * grid.headroom, grid.spec)
         self.encodings[key] = found
         return found
 
@@ -189,9 +190,14 @@ class _Encoder:
         case = (grid.tensor, grid.spec, method, self._is_centered(layer), layer.node if layer else "")
         if case not in self.memo.weights:
             values = constant_values(self.graph, grid.tensor)
-            found = self._search(values, grid, layer) if method == "mse" and layer is not None else None
-            self.memo.weights[case] = found or weight_encoding(values, grid.spec, method=cast("WeightMethod", method))
-        self.encodings[key] = self.memo.weights[case]
+            searched = self._search(values, grid, layer) if method == "mse" and layer is not None else None
+            self.memo.weights[case] = searched or weight_encoding(
+                values, grid.spec, method=cast("WeightMethod", method)
+            )
+        found = self.memo.weights[case]
+        if grid.headroom > 1:
+            found = replace(found, scale=(found.scale * np.float32(grid.headroom)).astype(np.float32))
+        self.encodings[key] = found
 
     def _search(self, values: F32, grid: Grid, layer: Layer) -> Encoding | None:
         """Scales that minimize the error at the layer's output, or None where its inputs were not sampled."""

@@ -125,13 +125,15 @@ class _Builder:
         first = self.grids.get(name)
         if first is None:
             key = name
-            self.grids[key] = Grid(name, spec, role)
+            self.grids[key] = Grid(name, spec, role, headroom=self._headroom(spec))
         elif first.spec.dtype is spec.dtype:
             key = name  # of one container there is one grid: 4 and 8 bits both travel as uint8
         else:
             key = f"{name}@{spec.dtype.value}"
             converts = name if name in self.outputs and role is Role.ACTIVATION else None
-            self.grids.setdefault(key, Grid(name, spec, role, converts=converts, fixed_range=first.fixed_range))
+            room = self._headroom(spec)
+            grid = Grid(name, spec, role, converts=converts, fixed_range=first.fixed_range, headroom=room)
+            self.grids.setdefault(key, grid)
         self.inputs[str(node.name), position] = key
 
     def _operand(self, node: ir.Node, position: int, rule: OpRule, spec: QuantSpec) -> QuantSpec:
@@ -142,6 +144,11 @@ class _Builder:
         if not is_second or spec.dtype is not DType.UINT16 or other is DType.UINT16:
             return spec
         return QuantSpec(other, min(spec.bits, other.bits), is_symmetric=other.is_signed)
+
+    def _headroom(self, spec: QuantSpec) -> float:
+        """Return by how much scales must exceed the range so that the device clips no int16 code."""
+        is_wide = spec.dtype is DType.INT16 and spec.qmax > self.target.highest_int16
+        return spec.qmax / self.target.highest_int16 if is_wide else 1.0
 
     def _share_passed(self, node: ir.Node) -> None:
         """What a pass-through hands out is on the grid that it reads."""
@@ -184,7 +191,7 @@ class _Builder:
         if dtype is DType.INT4 and has_one_scale and not self.target.int4_per_tensor:
             dtype = DType.INT8
         spec = QuantSpec(dtype, bits, is_symmetric=True, granularity=PerTensor() if axis is None else PerChannel(axis))
-        grid = Grid(name, spec, Role.WEIGHT)
+        grid = Grid(name, spec, Role.WEIGHT, headroom=self._headroom(spec))
         key = name
         while key in self.grids and self.grids[key] != grid:
             key += "'"  # a tied weight that two readers need on different grids

@@ -30,6 +30,7 @@ class Grid:
         converts: key of the grid of the same tensor that this one is converted from, or None.
         scaled_by: for a bias, the keys of the input's and the weight's grid whose scales it multiplies.
         node: for a bias, the name of the node that adds it.
+        headroom: how much larger the scale is than the range needs, so that the highest codes stay unused.
     """
 
     tensor: str
@@ -40,6 +41,7 @@ class Grid:
     converts: str | None = None
     scaled_by: tuple[str, str] | None = None
     node: str = ""
+    headroom: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

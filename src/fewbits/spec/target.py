@@ -19,10 +19,11 @@ _AIMET = "aimet:"
 _KEYS = {
     "description", "extends", "activation_types", "weight_types", "per_channel", "fused", "fixed_ranges",
     "concat_shares_grid", "gamma_follows_activation", "left_float", "fp16", "int4_per_tensor", "widest_gamma",
-    "second_operand",
+    "second_operand", "highest_int16",
 }  # fmt: skip
 _NEEDED = ("description", "activation_types", "weight_types", "per_channel", "fused")
 _T = TypeVar("_T")
+_INT16_MAX = 32767
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Target:
         int4_per_tensor: whether weights of at most 4 bits may have one scale for the whole tensor (one output channel
             counts as that); where not, their codes are stored as int8.
         widest_gamma: most bits that the scale of a normalization may have, 8 or 16.
+        highest_int16: highest code of int16 weights and operands that the device multiplies without clipping.
         second_operand: type in which a product of two activations reads the second one where activations have 16 bits.
         notes: sentences on what the rules came from and fewbits does not carry out.
     """
@@ -63,6 +65,7 @@ class Target:
     int4_per_tensor: bool = True
     widest_gamma: int = 16
     second_operand: DType = DType.UINT16
+    highest_int16: int = _INT16_MAX
     notes: tuple[str, ...] = ()
 
 
@@ -144,6 +147,7 @@ def _build(name: str, table: Mapping[str, Any], where: str) -> Target:
         int4_per_tensor=read.flag("int4_per_tensor"),
         widest_gamma=read.width("widest_gamma"),
         second_operand=read.one_type("second_operand", DType.UINT16),
+        highest_int16=read.code("highest_int16"),
     )
 
 
@@ -188,6 +192,12 @@ class _Reader:
         if key not in self.source:
             return default
         (found,) = _Reader({key: [self.source[key]]}, self.where).types(key)
+        return found
+
+    def code(self, key: str) -> int:
+        found = self.source.get(key, _INT16_MAX)
+        if not isinstance(found, int) or isinstance(found, bool) or not 0 < found <= _INT16_MAX:
+            raise SpecError(f"Target {self.where!r} has {key} = {found!r}: write a whole number up to {_INT16_MAX}.")
         return found
 
     def interval(self, key: str, value: Any) -> tuple[float, float]:

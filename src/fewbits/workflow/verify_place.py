@@ -20,7 +20,6 @@ from fewbits.deployment.place_certificate import (
 )
 from fewbits.deployment.places import Place, PlaceJob
 from fewbits.deployment.qnn_graph import CompiledTypes, compiled_types
-from fewbits.errors import SpecError
 from fewbits.graph.load import load_model
 from fewbits.graph.passes import constants
 from fewbits.graph.shapes import infer_shapes
@@ -29,10 +28,9 @@ from fewbits.quantization.strip import strip_qdq
 from fewbits.reporting.record import RunRecord, machine, plain, versions
 from fewbits.runtime.session import RunOptions, SessionPolicy
 from fewbits.spec.soc import Soc
-from fewbits.workflow.compile import open_dims_of
 from fewbits.workflow.localize import localize
 from fewbits.workflow.stages import Stages
-from fewbits.workflow.verify_score import PlaceScoring
+from fewbits.workflow.verify_score import FIRST, AnySize, PlaceScoring, sizes_of
 
 _ORT = "onnxruntime, every QuantizeLinear and DequantizeLinear executed as written"
 _ORT_HALF = f"{_ORT}; float16 nodes in float32, since torch is not installed"
@@ -95,21 +93,18 @@ def verify_at(run: PlaceRun, stages: Stages) -> VerifyPlaceResult:
 
     Raises:
         MissingExtraError: the place's extra is not installed.
-        SpecError: the samples have several shapes.
-        ModelError: the place does not take the model.
+        ModelError: the place does not take the model in a size that the samples have.
     """
     model, feeds = run.folder / names.ARTIFACT, run.stored.feeds
-    dims = dims_of(model, feeds)
     with temporary_folder() as scratch:
-        job = PlaceJob(model, dims, run.soc, scratch, run.time_limit_s)
-        with run.place.open(job) as served:
-            with stages.stage(f"run on {run.place.name}", len(feeds)) as told:
-                placed = []
-                for feed in feeds:
-                    placed.append(served(feed))
-                    told.advance(1)
-            score = None if run.scoring is None else run.scoring.score(served, dims, stages)
-        types = compiled_types(model, scratch) if run.place.is_htp else CompiledTypes({}, 0, (), ())
+        job = PlaceJob(model, sizes_of(model, feeds[0]), run.soc, scratch, run.time_limit_s)
+        with AnySize(run.place, job) as served, stages.stage(f"run on {run.place.name}", len(feeds)) as told:
+            placed = []
+            for feed in feeds:
+                placed.append(served(feed))
+                told.advance(1)
+        types = compiled_types(model, scratch / FIRST) if run.place.is_htp else CompiledTypes({}, 0, (), ())
+    score = None if run.scoring is None else run.scoring.score(run.place, job, stages)
     with stages.stage("run the simulation"):
         exact, floats, reference = _references(run)
     outputs = compare_outputs(model, placed, exact, floats)
@@ -124,7 +119,7 @@ def verify_at(run: PlaceRun, stages: Stages) -> VerifyPlaceResult:
         score=score,
         wrong_types=types.wrong,
         localized=localized,
-        conditions=_conditions(run, dims, types),
+        conditions=_conditions(run, job.dims, types),
         limits=limits_of(len(feeds)),
         not_proven=not_proven_of(run.place.is_htp, score is not None),
     )
@@ -165,22 +160,3 @@ def _conditions(run: PlaceRun, dims: Mapping[str, int], types: CompiledTypes) ->
         "files": run.record.files,
         "damaged": run.damaged,
     }
-
-
-def dims_of(model: Path, feeds: Sequence[Arrays]) -> dict[str, int]:
-    """Return the sizes that samples give to the open dimensions.
-
-    Raises:
-        SpecError: they differ.
-    """
-    found: dict[str, int] = {}
-    for name, axes in open_dims_of(model).items():
-        for feed in feeds:
-            for axis, dim in axes.items():
-                size = feed[name].shape[axis]
-                if found.setdefault(dim, size) != size:
-                    raise SpecError(
-                        f"The stored samples have several sizes of {dim!r}, and the compiler takes one: quantize again "
-                        f"with --dim {dim}={found[dim]}."
-                    )
-    return found

@@ -6,6 +6,7 @@ from typing import Any
 
 from fewbits import __version__
 from fewbits.reporting.html import text
+from fewbits.reporting.html.certificates import Card
 from fewbits.reporting.html.figures import figures_json
 from fewbits.reporting.html.settings import notes, places, settings
 from fewbits.reporting.html.sources import Source, analyses, litemps
@@ -17,11 +18,12 @@ MOST_BYTES = 6_000_000
 _SCRIPTS = ("common", "sensitivity", "litemp", "map", "ranges", "layers", "main")
 
 
-def render(sources: Sequence[Source]) -> str:
+def render(sources: Sequence[Source], cards: Sequence[Card] = ()) -> str:
     """Return the page that joins all the records.
 
     Args:
         sources: at least one, from `find_sources`.
+        cards: parity certificates, from `find_cards`.
     """
     tables = score_tables(sources)
     has_figures = bool(analyses(sources) or litemps(sources))
@@ -29,6 +31,7 @@ def render(sources: Sequence[Source]) -> str:
         "headline": headline(sources, tables),
         "first": sources[-1].record,
         "tables": tables,
+        "cards": cards,
         "litemps": litemps(sources),
         "analyses": analyses(sources),
         "cause": text.cause,
