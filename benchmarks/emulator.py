@@ -97,8 +97,8 @@ def said(found: dict[str, Any]) -> str:
     worst = found["tensors"][0]
     kinds = sorted(found["tapped_by_op"].items(), key=lambda row: -(row[1] if row[1] is not None else 999))
     return (
-        f"{found['db']:.1f} dB, {found['tapped_db'] or 999:.1f} dB unfused (best: {kinds[0][0]} {kinds[0][1] or 999:.1f}); "
-        f"worst alone: {worst['op']} {worst['node']} {worst['alone_db'] or 999:.1f} dB"
+        f"{found['db']:.1f} dB, {found['tapped_db'] or 999:.1f} dB unfused (best: {kinds[0][0]} "
+        f"{kinds[0][1] or 999:.1f}); worst alone: {worst['op']} {worst['node']} {worst['alone_db'] or 999:.1f} dB"
     )
 
 

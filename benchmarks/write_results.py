@@ -6,7 +6,7 @@ import peer_tools
 from accuracy import PEERS
 from networks import NETWORKS
 from page import HERE, decimals, load, table
-from page_qnn import qnn
+from page_qnn import exchange, qnn
 
 PAGE = HERE.parent / "docs" / "results.md"
 PRECISIONS = ("w8a8", "w8a16", "w16a16", "fp16", "w4a8")
@@ -48,6 +48,7 @@ def main() -> None:
         sensitivity(),
         lite(),
         qnn(),
+        exchange(),
         memory(),
         ablation(),
         nodes(),

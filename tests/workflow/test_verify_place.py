@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from fewbits.workflow.quantize import quantize
 from fewbits.workflow.verify import verify
 from fewbits.workflow.verify_score import AnySize
 
+DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 needs_openvino = pytest.mark.skipif(
     importlib.util.find_spec("openvino") is None, reason="needs OpenVINO: pip install '.[openvino]'"
 )
@@ -98,6 +100,17 @@ def test_openvino_follows_the_simulation(run, tiny):
     assert found.passed, found.certificate.outputs
     assert abs(found.certificate.score.lost) <= 5
     assert found.certificate.conditions["versions"]["openvino"]
+
+
+@needs_openvino
+@pytest.mark.parametrize("precision", ["w8a8", "w8a16", "w16a16", "w4a8"])
+def test_models_for_openvino_are_followed_by_it(precision, tmp_path):
+    quantize(
+        DIGITS / "digits.onnx", precision=precision, data=DIGITS / "calib.npz", metric="sqnr", ranges="mse", samples=32,
+        target="openvino", output=tmp_path / "o",
+    )  # fmt: skip
+    found = verify(tmp_path / "o", on="openvino")
+    assert found.passed, found.certificate.outputs
 
 
 @needs_openvino
