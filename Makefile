@@ -27,10 +27,10 @@ test: lint
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -n auto -m slow
 
-# installs Qualcomm's compiler and emulator, under Qualcomm's licence
+# installs Qualcomm's compiler and emulator, under Qualcomm's licence, and OpenVINO
 test-qnn: $(VENV)/.dev
-	$(BIN)/pip install -q -e '.[qnn]' -c constraints.txt
-	$(BIN)/pytest -n auto tests/workflow/test_compile.py tests/workflow/test_lint.py
+	$(BIN)/pip install -q -e '.[qnn,openvino]' -c constraints.txt
+	$(BIN)/pytest -n auto tests/workflow/test_compile.py tests/workflow/test_lint.py tests/workflow/test_verify_place.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -105,3 +105,11 @@ def test_plan_follows_shared_grids_to_their_source():
     grids = {"a": Grid("a", spec, Role.ACTIVATION), "b": Grid("b", spec, Role.ACTIVATION, shares="a")}
     grids["c"] = Grid("c", spec, Role.ACTIVATION, shares="b")
     assert Plan("t", {}, grids, {}, {}, {}).source("c") == "a"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "zero"), [(DType.UINT8, 256), (DType.UINT8, -1), (DType.INT4, 8), (DType.INT8, -129)]
+)
+def test_zero_points_lie_in_their_type(dtype, zero):
+    with pytest.raises(SpecError, match=f"A zero point of {dtype.value} lies in"):
+        Encoding(QuantSpec(dtype, dtype.bits, is_symmetric=False), np.array(1, np.float32), np.array(zero, np.int64))

@@ -15,6 +15,7 @@ from fewbits.artifact.encodings_json import VERSION
 from fewbits.artifact.encodings_versions import as_1_0_0
 from fewbits.errors import SpecError
 from fewbits.graph.topology import channel_axis, constant, op_rule
+from fewbits.numerics.affine import broadcast_grid
 from fewbits.spec.dtypes import DType, Granularity, PerBlock, PerChannel, PerTensor, QuantSpec
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.given import Edge, GivenGrids
@@ -62,7 +63,7 @@ def read_given(path: str | Path, graph: ir.Graph, *, is_full_range: bool = False
             with_hint.setdefault("dtype", reader.activation_type(entry))
         name = str(entry["name"])
         if not reader.is_integer(entry):
-            if int(entry.get("bw", 32)) == 16:
+            if str(entry.get("bw")) == "16":
                 halves.add(name)
             continue
         encodings[name] = reader.encoding(entry, with_hint)
@@ -108,8 +109,11 @@ class _Reader:
 
     def activation_type(self, entry: Entry) -> str:
         """Return the container of an activation that does not name one: devices carry activations unsigned."""
-        bits = int(self.text(entry, "bw")) if self.is_integer(entry) else 8
-        return DType.container(max(bits, 8), signed=False).value  # no runtime carries activations in 4 bits
+        try:
+            bits = int(self.text(entry, "bw")) if self.is_integer(entry) else 8
+            return DType.container(max(bits, 8), signed=False).value  # no runtime carries activations in 4 bits
+        except (ValueError, SpecError) as error:
+            raise self._wrong(entry, error) from error
 
     def edges(self, entry: Entry) -> tuple[Edge, ...]:
         """Return the readers that an entry names."""
@@ -121,20 +125,30 @@ class _Reader:
     def encoding(self, entry: Any, hint: Entry) -> Encoding:
         """Return the encoding of an entry."""
         try:
-            return self._encoding(entry, hint)
-        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            return self._fitting(entry, self._encoding(entry, hint))
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError, SpecError) as error:
             raise self._wrong(entry, error) from error
 
+    def _fitting(self, entry: Entry, found: Encoding) -> Encoding:
+        """Return an encoding; raise where it does not fit the tensor that it is for."""
+        tensor = constant(self._graph.initializers.get(str(entry["name"])))
+        if tensor is not None:
+            broadcast_grid(tuple(tensor.shape.numpy()), found)
+        return found
+
     def _wrong(self, entry: Any, error: Exception) -> SpecError:
+        kind = "" if isinstance(error, SpecError) else f"{type(error).__name__} "
         return SpecError(
-            f"The encodings file {self._path!r} has an entry that cannot be read, {str(entry)[:80]!r}: "
-            f"{type(error).__name__} {error}."
+            f"The encodings file {self._path!r} has an entry that cannot be read, {str(entry)[:80]!r}: {kind}"
+            f"{str(error).rstrip('.')}."
         )
 
     def _encoding(self, entry: Entry, hint: Entry) -> Encoding:
         name, bits = str(entry["name"]), int(entry["bw"])
         offsets: Array = np.asarray(entry["offset"], np.float64).ravel()
         scales: Array = np.asarray(entry["scale"], np.float32).ravel()
+        if not np.isfinite(offsets).all():
+            raise ValueError("its offsets are no finite numbers")
         is_symmetric = bool(entry["is_sym"])
         granularity = self._granularity(entry, hint, scales.size)
         if "dtype" in hint:
@@ -216,7 +230,8 @@ def _load(path: Path) -> Entry:
         if not isinstance(document.get(section), list):
             raise SpecError(f"The encodings file {str(path)!r} lacks the list {section!r}, which {VERSION} demands.")
     own = document.get("fewbits", {})
-    if not isinstance(own, dict) or not isinstance(own.get("tensors", {}), dict):
+    kinds = {"tensors": dict, "conversions": list}
+    if not isinstance(own, dict) or not all(isinstance(own.get(name, kind()), kind) for name, kind in kinds.items()):
         raise SpecError(
             f"The encodings file {str(path)!r} has something else than notes under 'fewbits': export again."
         )

@@ -33,6 +33,10 @@ class Encoding:
             raise SpecError(f"A per-tensor encoding has one scale, not the shape {self.scale.shape}.")
         if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
             raise SpecError("Every scale of an encoding is a positive finite number.")
+        bits = self.spec.dtype.bits
+        low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if self.spec.dtype.is_signed else (0, (1 << bits) - 1)
+        if self.zero_point.size and not low <= int(self.zero_point.min()) <= int(self.zero_point.max()) <= high:
+            raise SpecError(f"A zero point of {self.spec.dtype.value} lies in [{low}, {high}].")
 
     @property
     def range(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
