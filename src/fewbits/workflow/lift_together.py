@@ -1,26 +1,37 @@
 """Which groups to lift together: the set that leaves the least noise, found exactly.
 
-A group computes, reads and writes in one precision. A tensor that passes between two groups keeps the higher precision
-where both are lifted, and only there: groups pay together, not one by one. This is the choice of precisions (see
-`noise_program`) with two to choose from, a count of lifted groups for a cost, and what the grids of both precisions add
-alike left out of what is lost where a lifted group is read by one that is not.
+A group computes, reads and writes in one precision. A tensor that passes between two groups keeps the higher
+precision where both are lifted, and only there: groups pay together, not one by one.
+
+    minimize    sum over groups   own[g] (1 - x[g]) + written[g] (1 - x[g])
+              + sum over pairs    read[w, r] z[w, r],      z[w, r] >= x[w] - x[r],  z >= 0
+    subject to  sum x <= count,   sum share[g] x[g] <= limit
+
+where x[g] is 1 if g is lifted, and own, written and read are what lifting takes off the error of the output (see
+`Noise`). Solved by scipy's interface to HiGHS.
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from fewbits.analysis.sensitivity import Noise
 from fewbits.errors import SpecError
-from fewbits.workflow.integer_program import TIME_LIMIT_S, Limit, minimize
-from fewbits.workflow.noise_program import Passing, noise_program
+
+if TYPE_CHECKING:
+    from scipy.optimize import LinearConstraint
+
+F64 = npt.NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
-_BASE, _HIGH = "base", "high"
-_PASSING = Passing(kind=str, hands_over=lambda written, read: written in (read, _BASE))
+_TIME_LIMIT_S = 20.0
+_CUT_SHORT = 1  # scipy.optimize.milp's status where the time ran out
+_GAP = 1e-3
+"""Relative; the noise itself is known to about a tenth."""
 
 
 def least_noise(
@@ -45,36 +56,87 @@ def least_noise(
     Raises:
         SpecError: the solver finds no answer, or the noise is not finite.
     """
-    noise = _between(base, high, set(names))
-    if not all(np.isfinite(list(part.values())).all() for n in noise.values() for part in (n.own, n.written, n.read)):
+    from scipy.optimize import Bounds, milp  # half a second to import
+
+    index = {name: i for i, name in enumerate(names)}
+    gains, pairs = _gains(base, high, index), _pairs(base, high, index)
+    cost = np.concatenate([-gains, [error for _, _, error in pairs]])
+    if not np.isfinite(cost).all():
         raise SpecError("The noise of some groups is not finite: rank by --ranking brute-force instead.")
-    rest = dict.fromkeys(reader for _, reader in noise[_BASE].read if reader not in set(names))
-    candidates = {**dict.fromkeys(names, (_BASE, _HIGH)), **dict.fromkeys(rest, (_BASE,))}
-    space = noise_program(candidates, noise, _PASSING)
-    limits = [Limit(space.single(lambda _, precision: precision == _HIGH), count)]
+    limits = [_at_most(count, np.ones(len(names)), len(cost))]
     if limit is not None and shares is not None:
-        share = space.single(lambda group, precision: shares[group] if precision == _HIGH else 0.0)
-        limits.append(Limit(share, limit))
-    nothing = space.chosen(dict.fromkeys(candidates, _BASE))
-    found = minimize(space.program, space.error, limits, known=nothing)
-    assert found is not None
-    if found.gap:
+        limits.append(_at_most(limit + 1e-12, np.array([shares[name] for name in names]), len(cost)))
+    found = milp(
+        cost / (np.abs(cost).max(initial=0.0) or 1.0),
+        integrality=(np.arange(len(cost)) < len(names)).astype(int),
+        bounds=Bounds(0.0, 1.0),
+        constraints=[*limits, *_losses(pairs, len(names))],
+        options={"time_limit": _TIME_LIMIT_S, "mip_rel_gap": _GAP},
+    )
+    if found.x is None:
+        raise SpecError(f"No set of groups to lift was found ({found.message}): rank by --ranking brute-force instead.")
+    if found.status == _CUT_SHORT:
         logger.warning(
             "The search for the groups to lift was stopped after %g s: another set may leave up to %.2g %% less noise.",
-            TIME_LIMIT_S, 100 * found.gap,
+            _TIME_LIMIT_S, 100 * float(found.mip_gap or 0.0),
         )  # fmt: skip
-    profile = space.profile(found.chosen)
-    return tuple(name for name in names if profile[name] == _HIGH)
+    return tuple(name for name, chosen in zip(names, found.x[: len(names)], strict=True) if chosen > 0.5)
 
 
-def _between(base: Noise, high: Noise, names: Collection[str]) -> dict[str, Noise]:
-    """Return the noise that lifting `names` can change, less what both grids add where a tensor passes."""
-    both: dict[str, Noise] = {}
-    for precision, noise in ((_BASE, base), (_HIGH, high)):
-        own, written = ({n: e for n, e in part.items() if n in names} for part in (noise.own, noise.written))
-        read = {(w, r): e for (w, r), e in noise.read.items() if not w and r in names}
-        both[precision] = Noise(own, written, read)
-    lost = {pair: e - high.read.get(pair, 0.0) for pair, e in base.read.items() if pair[0] in names}
-    positive = {pair: error for pair, error in lost.items() if not error <= 0}
-    both[_BASE] = replace(both[_BASE], read={**both[_BASE].read, **positive})
-    return both
+def left_noise(base: Noise, high: Noise, lifted: Sequence[str]) -> float:
+    """Return the error of the output that is left when some groups are lifted: what `least_noise` minimizes."""
+    chosen = set(lifted)
+    total = 0.0
+    for before, after in ((base.own, high.own), (base.written, high.written)):
+        total += sum(after.get(name, 0.0) if name in chosen else error for name, error in before.items())
+    for (writer, reader), error in base.read.items():
+        if not writer or writer in chosen:
+            total += high.read.get((writer, reader), 0.0) if reader in chosen else error
+    return total
+
+
+def _gains(base: Noise, high: Noise, index: Mapping[str, int]) -> F64:
+    """Return what lifting each group wins whatever else is lifted."""
+    gains = np.zeros(len(index))
+    for before, after in ((base.own, high.own), (base.written, high.written)):
+        for name, error in before.items():
+            if name in index:
+                gains[index[name]] += error - after.get(name, 0.0)
+    for (writer, reader), error in base.read.items():
+        if not writer and reader in index:
+            gains[index[reader]] += error - high.read.get((writer, reader), 0.0)
+    return gains
+
+
+def _pairs(base: Noise, high: Noise, index: Mapping[str, int]) -> list[tuple[int, int | None, float]]:
+    """Return (writer, reader, error): what is lost where the writer is lifted and the reader is not."""
+    found = []
+    for (writer, reader), error in base.read.items():
+        loss = error - high.read.get((writer, reader), 0.0)
+        if writer in index and writer != reader and loss > 0:
+            found.append((index[writer], index.get(reader), loss))
+    return found
+
+
+def _at_most(limit: float, weights: F64, size: int) -> "LinearConstraint":
+    """Return: weights . x <= limit."""
+    from scipy.optimize import LinearConstraint
+
+    row = np.zeros((1, size))
+    row[0, : len(weights)] = weights
+    return LinearConstraint(row, ub=limit)
+
+
+def _losses(pairs: Sequence[tuple[int, int | None, float]], choices: int) -> "list[LinearConstraint]":
+    """Return: x[writer] - x[reader] - z <= 0 for every pair."""
+    from scipy.optimize import LinearConstraint
+    from scipy.sparse import csr_array
+
+    entries = []
+    for row, (writer, reader, _) in enumerate(pairs):
+        entries += [(row, writer, 1.0), (row, choices + row, -1.0)]
+        entries += [] if reader is None else [(row, reader, -1.0)]
+    if not entries:
+        return []
+    rows, columns, values = zip(*entries, strict=True)
+    return [LinearConstraint(csr_array((values, (rows, columns)), shape=(len(pairs), choices + len(pairs))), ub=0.0)]
