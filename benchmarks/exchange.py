@@ -3,10 +3,14 @@
 theirs -> ours: aimet-onnx calibrates, exports encodings, its float model and its QDQ model; `fewbits apply-encodings`
 and `fewbits import` take them. ours -> theirs: fewbits quantizes without bias correction (the float companion has the
 original biases) and aimet-onnx loads float companion and encodings. SQNR between the simulations on the first
-samples. At 8 bits two engines round some values to neighbouring steps, which spreads with depth: the yardstick is how
+samples; and whether the entries of both files have the same keys and types. At 8 bits two engines round some values to neighbouring steps, which spreads with depth: the yardstick is how
 far aimet-onnx's own QDQ model in ONNX Runtime is from its own simulation.
+
+Round trips: every network at every precision, and at a mix of four, through `import` and through `apply-encodings`,
+compared with the file that was made, executed as written.
 """
 
+import json
 import subprocess
 import tempfile
 from argparse import Namespace
@@ -21,7 +25,9 @@ from fewbits.artifact import names
 from fewbits.artifact.encodings_versions import VERSIONS
 from fewbits.deployment.certificate import sqnr
 from fewbits.errors import FewbitsError
+from fewbits.quantization.profile import Profile
 from fewbits.runtime.session import SessionPolicy, open_session
+from fewbits.workflow.writing import write_models
 from networks import NETWORKS
 from run_peer import PEERS
 
@@ -32,10 +38,14 @@ CASES = (
 )  # fmt: skip
 Runs = list[dict[str, Any]]
 
+PRECISIONS = ("w8a8", "w8a16", "w16a16", "w4a8", "fp16")
+MIX = ("w8a8", "w8a16", "fp16", "w4a8")
+
 
 def main() -> None:
     parser = record.parser(__doc__ or "")
     parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--networks", nargs="*", choices=sorted(NETWORKS), default=list(NETWORKS))
     args = parser.parse_args()
     found = record.start("encodings exchanged with aimet-onnx, SQNR between the simulations in dB")
     results = []
@@ -45,7 +55,50 @@ def main() -> None:
         results.append(row)
         print(f"{network:12} {precision:6} {weights:12} theirs -> ours {said(row['theirs'])}, their own QDQ file "
               f"{row['yardstick']}; ours -> theirs {said(row['ours'])}", flush=True)  # fmt: skip
-    record.save("exchange", args, found, {"rows": results})
+    trips = {name: round_trips(name, args) for name in args.networks}
+    record.save("exchange", args, found, {"rows": results, "round_trips": trips})
+
+
+def round_trips(name: str, args: Namespace) -> dict[str, str]:
+    """Return precision -> what import and apply-encodings make of a file: "equal", or the worst SQNR."""
+    net, found = NETWORKS[name], {}
+    calibration = fewbits.calibrate(net.path, data=lambda: net.calibration(args.samples), samples=args.samples)
+    nodes = [str(node.name) for node in calibration.model.graph]
+    mix = Profile.parse("w8a8", {node: MIX[(i // 3) % len(MIX)] for i, node in enumerate(nodes)})
+    feeds = [dict(batch.feeds) for batch in calibration.subject.data.batches(1, 2)]
+    for profile in (*PRECISIONS, mix):
+        label = profile if isinstance(profile, str) else "mix"
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            made = fewbits.quantize_calibrated(calibration, profile, ranges="minmax", bias_correction=False)
+            write_models(folder, calibration, made)
+            imported = fewbits.import_qdq(folder / names.ARTIFACT, output=folder / "imported")
+            applied = fewbits.apply_encodings(folder / names.FLOAT, folder / names.ENCODINGS, output=folder / "applied")
+            again = apart(run(folder / names.ARTIFACT, feeds), run(applied.output / names.ARTIFACT, feeds))
+            there = "equal" if set(imported.parity.sqnr_db.values()) == {None} else str(imported.parity.sqnr_db)
+            found[label] = f"{there}, {again}"
+    print(f"{name:12} import, apply-encodings: {found}", flush=True)
+    return found
+
+
+def layout(document: dict[str, Any]) -> dict[str, list[str]]:
+    """Return kind of entry -> its keys with their JSON types; fewbits' own top-level key is left out."""
+    kinds = {"top": _keys({k: v for k, v in document.items() if k != "fewbits"})}
+    for section in ("activation_encodings", "param_encodings", "encodings"):
+        entries = document.get(section, [])
+        for entry in entries if isinstance(entries, list) else [one for grids in entries.values() for one in grids]:
+            kind = [section, entry.get("dtype"), entry.get("enc_type"), "blocks" if "block_size" in entry else ""]
+            kind += ["axis"] if "axis" in entry else []
+            keys = [key for key in _keys(entry) if not key.startswith("y_zero_point")]  # left out where it is 0
+            kinds.setdefault(" ".join(str(part) for part in kind if part), keys)
+    return kinds
+
+
+def _keys(entry: dict[str, Any]) -> list[str]:
+    def kind(value: Any) -> str:
+        return "number" if type(value) in (int, float) else type(value).__name__
+
+    return sorted(f"{key}: {kind(value)}" for key, value in entry.items())
 
 
 def said(found: dict[str, Any]) -> str:
@@ -72,9 +125,24 @@ def exchange(network: str, precision: str, weights: str, args: Namespace) -> dic
             found["theirs"][version] = apart(outputs, run(made.output / names.ARTIFACT, feeds))
         imported = fewbits.import_qdq(theirs / "model.qdq.onnx", output=Path(scratch) / "imported")
         found["import"] = imported.parity.sqnr_db
+        found["layouts"] = {}
         found["yardstick"] = apart(outputs, run(theirs / "model.qdq.onnx", feeds))
         if weights == "per-channel":
             found["ours"] = ours(network, precision, Path(scratch), args, feeds)
+            for version in VERSIONS:
+                both = [
+                    layout(json.loads(path.read_text()))
+                    for path in (
+                        theirs / f"model.{version}.encodings",
+                        Path(scratch) / f"ours {version}" / names.ENCODINGS,
+                    )
+                ]
+                differing = {k: [both[0][k], v] for k, v in both[1].items() if k in both[0] and both[0][k] != v}
+                found["layouts"][version] = {
+                    "differing": differing,
+                    "only ours": sorted(set(both[1]) - set(both[0])),
+                    "only theirs": sorted(set(both[0]) - set(both[1])),
+                }
         return found
 
 

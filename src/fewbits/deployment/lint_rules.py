@@ -204,10 +204,11 @@ def int16_codes(case: Case) -> Iterator[Finding]:
     weight, limit = case.weight, case.target.highest_int16
     if weight is None or weight.dtype != "int16" or DType.INT16 not in case.target.weight_types:
         return
-    if weight.highest is not None and weight.highest > limit:
+    highest = case.view.highest_code(case.node, 1)
+    if highest is not None and highest > limit:
         yield case.finding(
-            "changed", "int16-codes", f"its int16 weight has codes up to {weight.highest}; {limit} is where they clip",
-            f"make the scale {weight.highest / limit:.4f} times as large",
+            "changed", "int16-codes", f"its int16 weight has codes up to {highest}; {limit} is where they clip",
+            f"make the scale {highest / limit:.4f} times as large",
         )  # fmt: skip
 
 

@@ -27,7 +27,6 @@ class Seen:
         dtype: container type, as ONNX names it.
         scale: float64, one value or one per channel.
         zero_point: int64, as many.
-        highest: largest absolute code; None where the codes are not stored.
         is_stored: the codes are a constant of the file: a weight, a bias or another parameter.
     """
 
@@ -35,7 +34,6 @@ class Seen:
     scale: npt.NDArray[np.float64]
     zero_point: npt.NDArray[np.int64]
     is_stored: bool
-    highest: int | None = None
 
 
 class QdqView:
@@ -84,6 +82,12 @@ class QdqView:
         source = self._producers.get(node.input[position])
         return self._seen(source) if source is not None and source.op_type == "DequantizeLinear" else None
 
+    def highest_code(self, node: onnx.NodeProto, position: int) -> int | None:
+        """Return the largest absolute code of what a node reads; None where the codes are not stored in the file."""
+        source = self._producers.get(node.input[position])
+        codes = self._value(source.input[0]) if source is not None and source.op_type == "DequantizeLinear" else None
+        return None if codes is None else int(np.abs(codes).max(initial=0))
+
     def written(self, node: onnx.NodeProto) -> Seen | None:
         """Return the grid of what a node writes, behind its activation; None where it writes a float."""
         for quantizer in self._quantizers(node.output[0]):
@@ -124,11 +128,7 @@ class QdqView:
         is_stored = self._is_stored(node)
         kind = tensor.data_type if tensor is not None else self._default_type(node)
         zeros = np.asarray(zero, np.float64).astype(np.int64).ravel()
-        return Seen(_TYPES.get(kind, ""), scale.ravel(), zeros, is_stored, self._highest(node))
-
-    def _highest(self, node: onnx.NodeProto) -> int | None:
-        codes = self._value(node.input[0]) if node.op_type == "DequantizeLinear" else None
-        return None if codes is None else int(np.abs(codes).max(initial=0))
+        return Seen(_TYPES.get(kind, ""), scale.ravel(), zeros, is_stored)
 
     def _is_stored(self, node: onnx.NodeProto) -> bool:
         """Whether codes are stored, or are made of a stored float."""

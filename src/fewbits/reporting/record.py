@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fewbits import __version__
+from fewbits.artifact.folder import write_file
 from fewbits.errors import SpecError
 
 SCHEMA = 1
@@ -119,6 +120,15 @@ def read_record(path: Path) -> RunRecord:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise SpecError(f"The record {str(path)!r} cannot be read: {type(error).__name__} {error}.") from error
     raise SpecError(f"The record {str(path)!r} was written by a newer fewbits: upgrade this one ({__version__}).")
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a document as JSON, whole or not at all; numbers that JSON lacks become null.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_file(path, (json.dumps(plain(document), indent=1, allow_nan=False) + "\n").encode())
 
 
 def plain(value: Any) -> Any:

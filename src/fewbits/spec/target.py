@@ -75,15 +75,18 @@ def target_names() -> tuple[str, ...]:
     return tuple(sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".toml")))
 
 
-def load_target(name: str | Path) -> Target:
+def load_target(name: str | Path | Target) -> Target:
     """Return the target called `name`, or the one that a file describes.
 
     Args:
-        name: of `target_names`, the path of a TOML file, or "aimet:" and the path of AIMET's quantsim configuration.
+        name: of `target_names`, the path of a TOML file, or "aimet:" and the path of AIMET's quantsim configuration; a
+            target itself is returned as it is.
 
     Raises:
         SpecError: no such target or file, or the file has an unknown key or value.
     """
+    if isinstance(name, Target):
+        return name
     text = str(name)
     if text.startswith(_AIMET):
         from fewbits.spec.aimet_config import read_aimet_config  # which makes Targets itself

@@ -1,6 +1,5 @@
 """Verbs import and apply-encodings: grids that others chose, as an output folder that every other verb takes."""
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -10,11 +9,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from fewbits import __version__
 from fewbits.artifact import names
-from fewbits.artifact.encodings_json import encodings_document
 from fewbits.artifact.encodings_read import read_given
-from fewbits.artifact.folder import file_facts, sha256, staged, temporary_folder, write_file
+from fewbits.artifact.folder import file_facts, sha256, staged, temporary_folder
 from fewbits.artifact.samples import collect_samples, write_samples
 from fewbits.errors import OutputError
 from fewbits.graph.load import load_model, read_proto
@@ -24,7 +21,7 @@ from fewbits.graph.save import save_model
 from fewbits.graph.shapes import fix_dims, infer_shapes
 from fewbits.quantization.adopt import Adopted, adopt
 from fewbits.quantization.insert import insert_qdq
-from fewbits.quantization.strip import strip_qdq
+from fewbits.quantization.strip import Stripped, strip_qdq
 from fewbits.reporting.record import RunRecord
 from fewbits.runtime.data import Preprocess, open_data
 from fewbits.runtime.data.open import DataLike
@@ -36,7 +33,7 @@ from fewbits.workflow.lint import LintResult, lint
 from fewbits.workflow.parity import Feeds, Parity, measure, random_feeds
 from fewbits.workflow.source import check_loads
 from fewbits.workflow.stages import Stages, Watcher
-from fewbits.workflow.writing import write_commands, write_record
+from fewbits.workflow.writing import write_commands, write_encodings, write_record
 
 SAMPLES = 4
 """Samples of the data that are stored and compared, at most."""
@@ -105,7 +102,7 @@ def apply_encodings(
     Raises:
         FewbitsError: a file cannot be read, the two do not belong together, or the folder cannot be written.
     """
-    device, options = _device(target), run_options or RunOptions()
+    device, options = load_target(target), run_options or RunOptions()
     task = _Task("apply-encodings", Path(model), device, data, preprocess, options, dims, Path(encodings))
     stages = Stages(progress)
     with stages.stage("read"):
@@ -154,13 +151,10 @@ def import_qdq(
     Raises:
         FewbitsError: the file cannot be read or is no QDQ model, or the folder cannot be written.
     """
-    task = _Task("import", Path(model), _device(target), data, preprocess, run_options or RunOptions())
+    task = _Task("import", Path(model), load_target(target), data, preprocess, run_options or RunOptions())
     stages = Stages(progress)
     with stages.stage("read"):
-        given_model = load_model(task.source)
-        constants.run(given_model)
-        infer_shapes(given_model)
-        stripped = strip_qdq(given_model, f"the model file {str(model)!r}")
+        stripped = open_qdq(task.source)
         graph, _ = raise_opset(stripped.model, check=check_loads)
         infer_shapes(graph)
     with staged(output) as folder:
@@ -176,6 +170,20 @@ def import_qdq(
     return AdoptResult(Path(output), adopted, parity, found, record, stages.seconds)
 
 
+def open_qdq(path: Path) -> Stripped:
+    """Return the float graph behind a QDQ file, and its grids.
+
+    Raises:
+        ModelError: the file cannot be read, or is no QDQ model.
+    """
+    model = load_model(path)
+    constants.run(model)
+    infer_shapes(model)
+    stripped = strip_qdq(model, f"the model file {str(path)!r}")
+    infer_shapes(stripped.model)
+    return stripped
+
+
 def _with_clamps(adopted: Adopted, count: int) -> Adopted:
     if not count:
         return adopted
@@ -184,10 +192,6 @@ def _with_clamps(adopted: Adopted, count: int) -> Adopted:
         f"where the grid ends at 6) behind each, which the grids stood for."
     )
     return replace(adopted, notes=(note, *adopted.notes))
-
-
-def _device(target: str | Path | Target) -> Target:
-    return target if isinstance(target, Target) else load_target(target)
 
 
 def _compare(reference: Path, test: Path, folder: Path, task: _Task, stages: Stages) -> Parity:
@@ -219,8 +223,7 @@ def _copy(source: Path, target: Path) -> None:
 def _finished(task: _Task, graph: ir.Model, given: GivenGrids, adopted: Adopted, folder: Path) -> RunRecord:
     """Write encodings and record into `folder`, where the models lie already."""
     plan = adopted.plan
-    document = encodings_document(graph.graph, plan, adopted.encoded.encodings, producer=__version__)
-    write_file(folder / names.ENCODINGS, (json.dumps(document, indent=1) + "\n").encode())
+    write_encodings(folder, graph, plan, adopted.encoded.encodings)
     counts = Counter(str(node.precision) for node in plan.nodes.values())
     usual = next((name for name, _ in counts.most_common() if name != "fp32"), "fp32")
     differing = {name: node for name, node in plan.nodes.items() if str(node.precision) != usual and not node.reason}

@@ -1,20 +1,19 @@
 """Verbs compile and estimate: what Qualcomm's compiler makes of a model for one chip, checked, without the chip."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fewbits.artifact import names
-from fewbits.artifact.folder import sha256, temporary_folder, write_file
+from fewbits.artifact.folder import sha256, temporary_folder
 from fewbits.deployment.qnn import TIME_LIMIT_S, QnnJob, need_qnn, run_qnn
 from fewbits.deployment.qnn_graph import CompiledTypes, compiled_types
 from fewbits.deployment.qnn_profile import Estimate, read_estimate
 from fewbits.deployment.qnn_worker import CONTEXT
 from fewbits.errors import ModelError, OutputError, SpecError
 from fewbits.graph.load import read_proto
-from fewbits.reporting.record import machine, plain, versions
+from fewbits.reporting.record import machine, versions, write_json
 from fewbits.runtime.store import STORE, Store, key_of
 from fewbits.spec.soc import Soc, find_soc, socs
 from fewbits.workflow.stages import Stages, Watcher
@@ -125,7 +124,7 @@ def _kept(found: CompileResult, job: QnnJob, scratch: Path, folder: Path) -> Com
         **asdict(found),
         "files": {role: path.name for role, path in files.items()},
     }
-    write_file(files["report"], (json.dumps(plain(document), indent=1) + "\n").encode())
+    write_json(files["report"], document)
     return CompileResult(found.soc, found.types, found.estimate, found.binary_bytes, files, found.seconds)
 
 
@@ -217,15 +216,32 @@ def open_job(model: str | Path, soc: str | int, dims: Mapping[str, int] | None) 
     """
     path, chip, given = Path(model), find_soc(soc), dict(dims or {})
     path = path / names.ARTIFACT if path.is_dir() else path
-    wanted = {dim for axes in open_dims_of(path).values() for dim in axes.values()}
-    if missing := sorted(wanted - set(given)):
+    check_dims(path, given, "Qualcomm's compiler")
+    return QnnJob(path, chip, given)
+
+
+def check_dims(model: Path, dims: Mapping[str, int], who: str) -> None:
+    """Refuse sizes that leave a dimension of the model open, or that fit none.
+
+    Args:
+        model: the ONNX file.
+        dims: open dimension -> size.
+        who: needs all of them.
+
+    Raises:
+        SpecError: an open dimension has no size, a wrong one, or does not exist.
+        ModelError: the file cannot be read.
+    """
+    wanted = {dim for axes in open_dims_of(model).values() for dim in axes.values()}
+    if missing := sorted(wanted - set(dims)):
         words = " ".join(f"--dim {name}=1" for name in missing)
-        raise SpecError(f"Qualcomm's compiler needs the size of every dimension: add, with your sizes, {words}.")
-    if unknown := sorted(set(given) - wanted):
+        raise SpecError(f"{who} needs the size of every dimension: add, with your sizes, {words}.")
+    if unknown := sorted(set(dims) - wanted):
         raise SpecError(
             f"The model has no open dimension {unknown[0]!r}: it has {', '.join(sorted(wanted)) or 'none'}."
         )
-    return QnnJob(path, chip, given)
+    if small := [name for name, size in dims.items() if size < 1]:
+        raise SpecError(f"--dim {small[0]}={dims[small[0]]} is no size: write 1 or more.")
 
 
 def open_dims_of(model: Path) -> dict[str, dict[int, str]]:

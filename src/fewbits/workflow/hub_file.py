@@ -11,11 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fewbits.artifact.folder import write_file
 from fewbits.deployment.hub import HubDevice, HubJob, HubStatus
 from fewbits.deployment.hub_results import OutputMatch, profile_figures
 from fewbits.errors import OutputError, SpecError
-from fewbits.reporting.record import plain
+from fewbits.reporting.record import plain, write_json
 from fewbits.runtime.store import key_of
 
 SCHEMA = 1
@@ -58,7 +57,7 @@ class HubFile:
             raise OutputError(
                 f"Cannot write to {str(self.path.parent)!r}: {error.strerror or error}. Choose another -o."
             ) from error
-        write_file(self.path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+        write_json(self.path, document)
 
     def job(self, kind: str) -> HubJob | None:
         """Return the job of that kind to go on with; None where there is none, or it is known to have failed."""

@@ -16,7 +16,7 @@ from fewbits.deployment.hub import Array, InputSpecs
 from fewbits.errors import OutputError, SpecError
 from fewbits.graph.load import read_proto
 from fewbits.reporting.record import RunRecord
-from fewbits.workflow.compile import open_dims_of
+from fewbits.workflow.compile import check_dims
 
 KINDS = ("qdq", "aimet")
 RUNTIMES = ("qnn_dlc", "qnn_context_binary", "precompiled_qnn_onnx", "onnx", "tflite")
@@ -123,16 +123,7 @@ def fixed_inputs(model: Path, dims: Mapping[str, int]) -> dict[str, tuple[tuple[
         SpecError: an open dimension has no size, a wrong one or does not exist; or the service lacks an input's type.
         ModelError: the file cannot be read.
     """
-    wanted = {dim for axes in open_dims_of(model).values() for dim in axes.values()}
-    if missing := sorted(wanted - set(dims)):
-        words = " ".join(f"--dim {name}=1" for name in missing)
-        raise SpecError(f"Qualcomm AI Hub needs the size of every dimension: add, with your sizes, {words}.")
-    if unknown := sorted(set(dims) - wanted):
-        raise SpecError(
-            f"The model has no open dimension {unknown[0]!r}: it has {', '.join(sorted(wanted)) or 'none'}."
-        )
-    if small := [name for name, size in dims.items() if size < 1]:
-        raise SpecError(f"--dim {small[0]}={dims[small[0]]} is no size: write 1 or more.")
+    check_dims(model, dims, "Qualcomm AI Hub")
     return {value.name: _fixed(value, dims) for value in read_proto(model).graph.input}
 
 

@@ -73,7 +73,7 @@ def inspect(
     Raises:
         FewbitsError: the model or an option cannot be used.
     """
-    device = target if isinstance(target, Target) else load_target(target)
+    device = load_target(target)
     folder = output_folder(model)
     graph = load_model(model if folder is None else folder / names.FLOAT)
     summary = inspect_graph(graph, dims)

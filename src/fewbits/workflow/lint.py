@@ -49,7 +49,7 @@ def lint(model: str | Path, *, target: str | Path | Target | None = None, soc: s
         ModelError: the file cannot be read.
     """
     chip = None if soc is None else find_soc(soc)
-    rules = target if isinstance(target, Target) else load_target(target or (chip.target if chip else DEFAULT_TARGET))
+    rules = load_target(target or (chip.target if chip else DEFAULT_TARGET))
     if chip is not None and target is not None and rules.name.startswith("qnn-htp-") and rules.name != chip.target:
         raise SpecError(f"{chip.name} follows {chip.target}, not {rules.name}: leave one of --soc and --target out.")
     path = Path(model)

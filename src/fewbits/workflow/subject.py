@@ -66,7 +66,7 @@ def open_subject(
     Raises:
         FewbitsError: the model, the data or an option cannot be used.
     """
-    device = target if isinstance(target, Target) else load_target(target)
+    device = load_target(target)
     options = run_options or RunOptions()
     options.provider_name()
     source = open_source(model, dims=dims, simplify=simplify)

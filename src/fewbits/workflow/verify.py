@@ -1,6 +1,5 @@
 """Verb verify: reload the artifact in a fresh process and compare it, bit for bit, with what was scored."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,14 +7,14 @@ from typing import Any
 
 from fewbits.analysis.scores import Metric
 from fewbits.artifact import names
-from fewbits.artifact.folder import sha256, write_file
+from fewbits.artifact.folder import sha256
 from fewbits.artifact.samples import Arrays, Samples, collect_samples, read_samples
 from fewbits.deployment.certificate import Certificate, certify
 from fewbits.deployment.fresh import Job, run_fresh
 from fewbits.deployment.places import PLACES, place_names
 from fewbits.deployment.qnn import TIME_LIMIT_S
 from fewbits.errors import ModelError, SpecError
-from fewbits.reporting.record import RunRecord, machine, plain, read_record, versions
+from fewbits.reporting.record import RunRecord, machine, read_record, versions, write_json
 from fewbits.runtime.data import Dataset, Preprocess, open_data
 from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.processor import saturates
@@ -121,7 +120,7 @@ def verify(
     with stages.stage("run in a fresh process"):
         certificate = _compare(folder, stored, options, _conditions(record, on, damaged), is_whole=not damaged)
     path = folder / names.CERTIFICATE
-    write_file(path, (json.dumps(plain(asdict(certificate)), indent=1) + "\n").encode())
+    write_json(path, asdict(certificate))
     return VerifyResult(certificate, damaged, path, stages.seconds)
 
 

@@ -2,14 +2,13 @@
 
 import importlib.metadata
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fewbits.artifact import names
-from fewbits.artifact.folder import temporary_folder, write_file
+from fewbits.artifact.folder import temporary_folder
 from fewbits.artifact.samples import Arrays, Samples
 from fewbits.deployment.fresh import Job, run_fresh
 from fewbits.deployment.place_certificate import (
@@ -20,14 +19,11 @@ from fewbits.deployment.place_certificate import (
 )
 from fewbits.deployment.places import Place, PlaceJob
 from fewbits.deployment.qnn_graph import CompiledTypes, compiled_types
-from fewbits.graph.load import load_model
-from fewbits.graph.passes import constants
-from fewbits.graph.shapes import infer_shapes
 from fewbits.quantization.adopt import adopt
-from fewbits.quantization.strip import strip_qdq
-from fewbits.reporting.record import RunRecord, machine, plain, versions
+from fewbits.reporting.record import RunRecord, machine, versions, write_json
 from fewbits.runtime.session import RunOptions, SessionPolicy
 from fewbits.spec.soc import Soc
+from fewbits.workflow.adopt import open_qdq
 from fewbits.workflow.localize import localize
 from fewbits.workflow.stages import Stages
 from fewbits.workflow.verify_score import FIRST, AnySize, PlaceScoring, sizes_of
@@ -124,7 +120,7 @@ def verify_at(run: PlaceRun, stages: Stages) -> VerifyPlaceResult:
         not_proven=not_proven_of(run.place.is_htp, score is not None),
     )
     path = run.folder / names.PLACE_CERTIFICATES[run.place.name]
-    write_file(path, (json.dumps(plain(asdict(certificate)), indent=1) + "\n").encode())
+    write_json(path, asdict(certificate))
     return VerifyPlaceResult(certificate, run.place, run.soc if run.place.is_htp else None, path, stages.seconds)
 
 
@@ -139,11 +135,7 @@ def _references(run: PlaceRun) -> tuple[Sequence[Arrays], Sequence[Arrays], str]
         return exact, floats, _ORT_HALF
     from fewbits.runtime.torch_run import run_quantized
 
-    graph = load_model(model)
-    constants.run(graph)
-    infer_shapes(graph)
-    stripped = strip_qdq(graph, f"the artifact {str(model)!r}")
-    infer_shapes(stripped.model)
+    stripped = open_qdq(model)
     adopted = adopt(stripped.model, stripped.given, run.record.target, is_complete=True)
     return run_quantized(stripped.model, adopted.plan, adopted.encoded.encodings, feeds), floats, _TORCH
 

@@ -1,6 +1,5 @@
 """Write what every model-making verb hands over: artifact, float companion, encodings, samples, record."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
@@ -19,9 +18,11 @@ from fewbits.artifact.encodings_json import encodings_document
 from fewbits.artifact.folder import file_facts, write_file
 from fewbits.artifact.samples import Arrays, collect_samples, write_samples
 from fewbits.graph.save import save_model
-from fewbits.reporting.record import RunRecord, plain
+from fewbits.reporting.record import RunRecord, plain, write_json
 from fewbits.runtime.data import Dataset
 from fewbits.runtime.session import Runner, RunOptions, open_session
+from fewbits.spec.encodings import Encoding
+from fewbits.spec.plan import Plan
 from fewbits.spec.target import Target
 from fewbits.workflow.calibrate import Calibration
 from fewbits.workflow.quantized import Quantized
@@ -39,8 +40,22 @@ def write_models(folder: Path, calibration: Calibration, made: Quantized) -> Non
     """
     save_model(made.model, folder / names.ARTIFACT)
     save_model(calibration.model, folder / names.FLOAT)
-    document = encodings_document(calibration.model.graph, made.plan, made.encodings, producer=__version__)
-    write_file(folder / names.ENCODINGS, (json.dumps(document, indent=1) + "\n").encode())
+    write_encodings(folder, calibration.model, made.plan, made.encodings)
+
+
+def write_encodings(folder: Path, model: ir.Model, plan: Plan, encodings: Mapping[str, Encoding]) -> None:
+    """Write the encodings of a plan.
+
+    Args:
+        folder: the output folder.
+        model: the float graph.
+        plan: the grids.
+        encodings: grid key -> encoding.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    write_json(folder / names.ENCODINGS, encodings_document(model.graph, plan, encodings, producer=__version__))
 
 
 def open_artifact(folder: Path, options: RunOptions) -> Runner:
