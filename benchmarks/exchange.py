@@ -3,8 +3,10 @@
 theirs -> ours: aimet-onnx calibrates, exports encodings, its float model and its QDQ model; `fewbits apply-encodings`
 and `fewbits import` take them. ours -> theirs: fewbits quantizes without bias correction (the float companion has the
 original biases) and aimet-onnx loads float companion and encodings. SQNR between the simulations on the first
-samples; and whether the entries of both files have the same keys and types. At 8 bits two engines round some values to neighbouring steps, which spreads with depth: the yardstick is how
-far aimet-onnx's own QDQ model in ONNX Runtime is from its own simulation.
+samples; and whether the entries of both files have the same keys and types.
+
+At 8 bits two engines round some values to neighbouring steps, which spreads with depth: the yardstick is how far
+aimet-onnx's own QDQ model in ONNX Runtime is from its own simulation.
 
 Round trips: every network at every precision, and at a mix of four, through `import` and through `apply-encodings`,
 compared with the file that was made, executed as written.
@@ -98,7 +100,8 @@ def _keys(entry: dict[str, Any]) -> list[str]:
     def kind(value: Any) -> str:
         return "number" if type(value) in (int, float) else type(value).__name__
 
-    return sorted(f"{key}: {kind(value)}" for key, value in entry.items())
+    found = [f"{key}: {kind(value)}" for key, value in entry.items()]
+    return sorted(found + [f"args.{key}" for key in _keys(entry.get("quantizer_args", {}))])
 
 
 def said(found: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from fewbits.artifact.encodings_blocks import channel_of, gather
+from fewbits.artifact.encodings_versions import quantizer_args
 from fewbits.errors import SpecError
 from fewbits.graph.topology import constant, data_values, is_float32
 from fewbits.spec.dtypes import PerBlock, PerChannel, PerTensor
@@ -61,11 +62,12 @@ def encodings_document(graph: ir.Graph, plan: Plan, encodings: Mapping[str, Enco
     for name, bits, is_parameter in _float_tensors(graph, plan, hints):
         entry = {"name": name, "bw": bits, "dtype": "FLOAT", "enc_type": "PER_TENSOR"}
         (parameters if is_parameter else activations).append(entry)
+    sections = {"activation_encodings": activations, "param_encodings": parameters}
     return {
         "version": VERSION,
         "producer": {"package": "fewbits", "version": producer},
-        "activation_encodings": activations,
-        "param_encodings": parameters,
+        "quantizer_args": quantizer_args(sections),
+        **sections,
         "fewbits": {"target": plan.target, "tensors": hints, "conversions": conversions},
     }
 

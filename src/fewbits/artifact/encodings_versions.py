@@ -52,23 +52,29 @@ def _from_1_0_0(document: Entry) -> Entry:
 
 def _to_0_6_1(document: Entry) -> Entry:
     entries = [entry for section in _SECTIONS for entry in document[section] if entry["dtype"] == "INT"]
-    widths = {s: [e["bw"] for e in document[s] if e["dtype"] == "INT" and e["bw"] <= 16] for s in _SECTIONS}
     return {
         "version": "0.6.1",
         "producer": document.get("producer", {}),
-        "quantizer_args": {
-            "activation_bitwidth": _usual(widths["activation_encodings"]),
-            "param_bitwidth": _usual(widths["param_encodings"]),
-            "dtype": "int",
-            "is_symmetric": True,
-            "per_channel_quantization": any(entry["enc_type"] == "PER_CHANNEL" for entry in entries),
-            "quant_scheme": "post_training_tf",
-        },
+        "quantizer_args": quantizer_args(document),
         **{section: {entry["name"]: _grids_0_6_1(entry) for entry in document[section]} for section in _SECTIONS},
         _OWN: {
             **document.get(_OWN, {}),
             "per_channel": [entry["name"] for entry in entries if entry["enc_type"] == "PER_CHANNEL"],
         },
+    }
+
+
+def quantizer_args(document: Entry) -> Entry:
+    """Return how AIMET sums up the grids of a document of layout 1.0.0, in 1.0.0 and in 0.6.1."""
+    entries = [entry for section in _SECTIONS for entry in document[section] if entry["dtype"] == "INT"]
+    widths = {s: [e["bw"] for e in document[s] if e["dtype"] == "INT" and e["bw"] <= 16] for s in _SECTIONS}
+    return {
+        "activation_bitwidth": _usual(widths["activation_encodings"]),
+        "param_bitwidth": _usual(widths["param_encodings"]),
+        "dtype": "int",
+        "is_symmetric": True,
+        "per_channel_quantization": any(entry["enc_type"] == "PER_CHANNEL" for entry in entries),
+        "quant_scheme": "post_training_tf",
     }
 
 
