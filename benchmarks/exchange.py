@@ -101,7 +101,9 @@ def _keys(entry: dict[str, Any]) -> list[str]:
         return "number" if type(value) in (int, float) else type(value).__name__
 
     found = [f"{key}: {kind(value)}" for key, value in entry.items()]
-    return sorted(found + [f"args.{key}" for key in _keys(entry.get("quantizer_args", {}))])
+    return sorted(
+        found + ([f"args.{key}" for key in _keys(entry["quantizer_args"])] if "quantizer_args" in entry else [])
+    )
 
 
 def said(found: dict[str, Any]) -> str:
