@@ -1,0 +1,140 @@
+"""The record of automatic mixed precision: every profile that was considered, what it costs and what it scored."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from fewbits.reporting.baseline_record import Row
+from fewbits.reporting.record import SCHEMA, machine, plain, versions
+
+Origin = Literal["uniform", "curve", "between", "repaired"]
+"""Where a profile comes from: one precision for all, the predicted curve, a search between two scored ones, a search
+with errors that were corrected after scoring."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One profile.
+
+    Attributes:
+        number: by which `fewbits export --point` takes it; of its folder, too.
+        origin: where it comes from.
+        profile: group -> precision.
+        shares: precision -> share of the groups, 0 to 1.
+        cost: in the unit of the cost model.
+        conversions: pairs of groups between which activations change type.
+        conversion_cost: what these cost, in the same unit; part of `cost`.
+        predicted: error of the outputs, relative to their variance, as predicted.
+        measured: the same, measured on calibration samples; None where it was not run.
+        score: in the metric's unit; None where it was not scored, and so for the next three.
+        drop: against float, positive is worse.
+        interval: 95 % interval of the drop, where the metric has values per sample.
+        status: ok, noise or poor.
+        bit_operations: per sample; None where it was not scored, or shapes are not known.
+        weight_bytes: of the model file; None where it was not scored.
+        folder: of its files, relative to the run; None where it was not scored or nothing is kept.
+    """
+
+    number: int
+    origin: Origin
+    profile: Mapping[str, str]
+    shares: Mapping[str, float]
+    cost: float
+    conversions: int
+    conversion_cost: float
+    predicted: float
+    measured: float | None = None
+    score: float | None = None
+    drop: float | None = None
+    interval: tuple[float, float] | None = None
+    status: str | None = None
+    bit_operations: int | None = None
+    weight_bytes: int | None = None
+    folder: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupFacts:
+    """One group of nodes that changes precision together.
+
+    Attributes:
+        name: of the group, its first node.
+        nodes: how many nodes.
+        share_macs: of the network's multiply-accumulates, 0 to 1; None where shapes are not known.
+    """
+
+    name: str
+    nodes: int
+    share_macs: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class AmpRecord:
+    """Everything about one run of automatic mixed precision that someone may ask later.
+
+    Attributes:
+        verb: amp.
+        created: time of writing, UTC, ISO 8601.
+        options: what the caller asked for, by option name.
+        model: source, sha256 and what preparing changed.
+        data: role (calibration, evaluation) -> name, fingerprint, samples.
+        target: device profile.
+        metric: name, unit, direction, samples.
+        goal: what was acceptable.
+        candidates: precisions to choose from.
+        cost: of profiles: name, unit, is_estimate.
+        sensitivity: how noise was found, one-pass or brute-force.
+        float_row: the float model.
+        groups: in the order of the network.
+        points: by rising cost.
+        chosen: number of the point whose files the run's folder holds, or None.
+        is_accepted: whether that one is within everything that was asked for.
+        is_finished: whether the search came to its end; False in the record of a run that was stopped, or still runs.
+        ended: why the search ended.
+        evaluations: how many profiles were scored on all of the data.
+        rank_correlation: Spearman's, of predicted and measured errors over the points; None below three.
+        reason: why, with the figures it rests on.
+        next_steps: (why, command).
+        notes: sentences for the user.
+        timings: stage -> seconds.
+        versions: package -> version.
+        machine: platform, processor and cores.
+        schema: version of this layout.
+    """
+
+    verb: str
+    created: str
+    options: Mapping[str, Any]
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    target: str
+    metric: Mapping[str, Any]
+    goal: Mapping[str, Any]
+    candidates: tuple[str, ...]
+    cost: Mapping[str, Any]
+    sensitivity: Literal["one-pass", "brute-force"]
+    float_row: Row
+    groups: tuple[GroupFacts, ...]
+    points: tuple[Point, ...]
+    chosen: int | None
+    is_accepted: bool
+    is_finished: bool
+    ended: str
+    evaluations: int
+    rank_correlation: float | None
+    reason: str
+    next_steps: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    timings: Mapping[str, float]
+    versions: Mapping[str, str] = field(default_factory=versions)
+    machine: Mapping[str, Any] = field(default_factory=machine)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """Return the record as JSON; numbers that JSON lacks become null."""
+        return json.dumps(plain(asdict(self)), indent=1, allow_nan=False) + "\n"
+
+    def point(self, number: int) -> Point | None:
+        """Return the point of a number, or None."""
+        return next((point for point in self.points if point.number == number), None)
