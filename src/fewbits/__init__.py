@@ -1,8 +1,8 @@
 """fewbits finds the fewest bits a trained network can run in without losing the accuracy its owner needs.
 
 The verbs are functions of the same names and options as the commands: `convert`, `prepare`, `inspect`, `quantize`,
-`baseline`, `analyze`, `litemp`, `evaluate`, `export`, `verify`, `lint`, `compile`, `estimate`, `submit`,
-`apply_encodings`, `import_qdq` (the command `import`), `report`, `targets`, `chips`. `calibrate` and
+`baseline`, `analyze`, `litemp`, `amp`, `evaluate`, `export`, `verify`, `lint`, `compile`, `estimate`, `submit`,
+`apply_encodings`, `import_qdq` (the command `import`), `runs`, `report`, `targets`, `chips`. `calibrate` and
 `quantize_calibrated` are `quantize` in two steps, for several precisions from one calibration; `brute_force` measures
 how sensitive each group of operators is. Names are imported when they are first used, so that `import fewbits` costs
 nothing.
@@ -18,6 +18,7 @@ _HOMES = {
     "Calibration": "workflow.calibrate",
     "ConvertResult": "workflow.convert",
     "FewbitsError": "errors",
+    "AmpResult": "workflow.amp",
     "AnalysisResult": "workflow.analyze",
     "LitempResult": "workflow.litemp",
     "Precision": "spec.precision",
@@ -26,6 +27,7 @@ _HOMES = {
     "QuantizeResult": "workflow.quantize",
     "Quantized": "workflow.quantized",
     "RunOptions": "runtime.session",
+    "amp": "workflow.amp",
     "analyze": "workflow.analyze",
     "apply_encodings": "workflow.adopt",
     "baseline": "workflow.baseline",
@@ -45,12 +47,14 @@ _HOMES = {
     "quantize": "workflow.quantize",
     "quantize_calibrated": "workflow.quantized",
     "report": "workflow.report",
+    "runs": "workflow.runs",
     "submit": "workflow.submit",
     "targets": "workflow.targets",
     "verify": "workflow.verify",
 }
 
 __all__ = [
+    "AmpResult",
     "AnalysisResult",
     "BaselineResult",
     "Calibration",
@@ -63,6 +67,7 @@ __all__ = [
     "QuantizeResult",
     "Quantized",
     "RunOptions",
+    "amp",
     "analyze",
     "apply_encodings",
     "baseline",
@@ -82,6 +87,7 @@ __all__ = [
     "quantize",
     "quantize_calibrated",
     "report",
+    "runs",
     "submit",
     "targets",
     "verify",
@@ -94,6 +100,7 @@ if TYPE_CHECKING:
     from fewbits.runtime.session import RunOptions
     from fewbits.spec.precision import Precision
     from fewbits.workflow.adopt import apply_encodings, import_qdq
+    from fewbits.workflow.amp import AmpResult, amp
     from fewbits.workflow.analyze import AnalysisResult, analyze
     from fewbits.workflow.baseline import BaselineResult, baseline
     from fewbits.workflow.brute_force import brute_force
@@ -109,6 +116,7 @@ if TYPE_CHECKING:
     from fewbits.workflow.quantize import QuantizeResult, quantize
     from fewbits.workflow.quantized import Quantized, quantize_calibrated
     from fewbits.workflow.report import report
+    from fewbits.workflow.runs import runs
     from fewbits.workflow.submit import submit
     from fewbits.workflow.targets import chips, targets
     from fewbits.workflow.verify import verify

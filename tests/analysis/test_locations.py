@@ -5,7 +5,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from fewbits.analysis.locations import locate, read_anew, written_anew
+from fewbits.analysis.locations import Whole, locate, noisy_places, read_anew, written_anew
 from fewbits.graph.load import load_model
 from fewbits.graph.prepare import prepare
 from fewbits.quantization.groups import find_groups
@@ -120,3 +120,43 @@ def test_what_stays_in_float_adds_no_noise(graph, target, places):
     for place in places.values():
         assert written_anew(graph.graph, floats, place) == {}
         assert read_anew(floats, place) == {}
+
+
+@pytest.fixture(scope="module")
+def halves(graph, target):
+    return resolve(graph, Profile.parse("fp16"), target)
+
+
+def test_float16_rounds_what_is_computed_and_not_what_is_selected(graph, halves, places):
+    """Behind the Conv, Relu and MaxPool hand on float16; so does Concat, whose inputs are rounded as they are read."""
+    found = {name: dict(noisy_places(graph.graph, halves, place).outputs) for name, place in places.items()}
+    assert found == {
+        "conv": {"c": None}, "narrow": {"d": None}, "square": {"e": None}, "shift": {"s": None}, "join": {},
+        "leaky": {}, "mixed": {},
+    }  # fmt: skip
+    for place in places.values():
+        assert noisy_places(graph.graph, halves, place).edges == dict.fromkeys(place.edges)
+
+
+def test_what_float16_selects_from_float32_is_rounded(graph, target, places):
+    plan = resolve(graph, Profile.parse("fp16"), target, half_refused={"conv": "it overflows", "relu": "it overflows"})
+    assert noisy_places(graph.graph, plan, places["conv"]).outputs == {"p": None}
+
+
+@pytest.mark.parametrize(("bounds", "is_rounded"), [((0, 6), False), ((-3e38, 6), False), ((0, 0.1), True)])
+def test_bounds_that_are_not_float16_are_rounded(target, bounds, is_rounded):
+    model = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["": 21]>
+        g (float[N, 4] x) => (float[N, 4] y) { a = Sigmoid (x)  y = Clip (a, low, high) }""")
+    for name, value in zip(("low", "high"), bounds, strict=True):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value), name))
+    graph = prepare(load_model(model), simplify=False).model
+    plan = resolve(graph, Profile.parse("fp16"), target)
+    found = [noisy_places(graph.graph, plan, p) for p in locate(graph.graph, find_groups(graph.graph, target))]
+    assert ("y" in {name for noisy in found for name in noisy.outputs}) is is_rounded
+
+
+def test_a_group_without_weights_is_computed_at_once(graph, plan, halves, places):
+    noisy = {name: noisy_places(graph.graph, plan, place) for name, place in places.items()}
+    assert (noisy["conv"].whole, noisy["conv"].outputs) == (None, {"r": plan.outputs["r"]})
+    assert (noisy["mixed"].whole, noisy["mixed"].outputs) == (Whole("mixed", ""), {})
+    assert all(noisy_places(graph.graph, halves, place).whole is None for place in places.values())

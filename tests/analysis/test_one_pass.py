@@ -1,6 +1,7 @@
 """One-pass sensitivity next to brute force, on networks of every shape, and what is refused."""
 
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,18 @@ from fewbits.runtime.session import RunOptions
 from fewbits.runtime.store import Store
 from fewbits.workflow.brute_force import brute_force
 from fewbits.workflow.calibrate import calibrate
+from fewbits.workflow.judge import OutputJudge
+from fewbits.workflow.precision_problem import predicted_error
 from fewbits.workflow.quantized import quantize_calibrated
 from fewbits.workflow.sensitivity import one_pass
 
 torch = pytest.importorskip("torch")
 
+from fewbits.analysis.torch_deltas import Deltas  # noqa: E402
 from fewbits.analysis.torch_probe import Recorder, probe  # noqa: E402
 from fewbits.analysis.torch_sensitivity import OnePass, module_of, threads  # noqa: E402
 from fewbits.runtime.torch_graph import TorchGraph, feeds_to_torch  # noqa: E402
+from fewbits.runtime.torch_quantize import QuantizedGraph  # noqa: E402
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 OPTIONS = RunOptions(threads=1)
@@ -57,6 +62,11 @@ NETWORKS = {
     "fused": """g (float[N, 2, 4, 4] x) => (float[N, 4, 4, 4] y) {
         c = Conv <pads = [1, 1, 1, 1]> (x, w4x2x3x3)  y = Relu (c)
     }""",
+    "joined": """g (float[N, 2, 4, 4] x) => (float[N, 8, 2, 2] y, float[N, 4, 2, 2] z) {
+        c = Conv <pads = [1, 1, 1, 1]> (x, w4x2x3x3)  r = Relu (c)
+        p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (r)
+        n = Neg (p)  s = Softsign (n)  y = Concat <axis = 1> (s, p)  z = Tanh (p)
+    }""",
 }
 CONSTANTS = {
     "flat": np.array([-1]), "rows": np.array([-1, 8]), "one": np.array([1]), "image": np.array([-1, 2, 4, 4]),
@@ -64,7 +74,7 @@ CONSTANTS = {
     **{f"w{'x'.join(map(str, shape))}": (RNG.standard_normal(shape) * 0.4).astype(np.float32)
        for shape in ((6, 8), (8, 8), (6, 32), (4, 2, 3, 3), (8,))},
 }  # fmt: skip
-SHAPES = {"attention": (4, 8), "fused": (2, 4, 4)}
+SHAPES = {"attention": (4, 8), "fused": (2, 4, 4), "joined": (2, 4, 4)}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,6 +100,22 @@ def calibrated(name, samples=64, **options):
 
 def quantized(calibration, *precisions):
     return [quantize_calibrated(calibration, precision, ranges="minmax") for precision in precisions]
+
+
+@dataclass(frozen=True)
+class Executed:
+    """A quantized model as torch computes it: its float16 is float16."""
+
+    module: QuantizedGraph
+
+    def run(self, names, feeds):
+        found = self.module(feeds_to_torch(feeds))
+        return {name: found[name].detach().numpy() for name in names}
+
+
+def measured(calibration, made):
+    module = QuantizedGraph(TorchGraph(calibration.model).eval(), made.plan, made.encodings, made.encoded.biases)
+    return OutputJudge(calibration, 64, None, "channel").error(Executed(module))
 
 
 def errors(found, precision, part="all"):
@@ -195,6 +221,30 @@ def test_figures_are_those_of_brute_force(name):
         assert ((ours > 0) == (theirs > 0)).all(), part
         known = theirs > 0
         np.testing.assert_allclose(ours[known] / theirs[known], 1, atol=0.5, err_msg=part)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "w8a8"])
+@pytest.mark.parametrize("name", ["joined", "attention", "several outputs"])
+def test_noise_adds_up_to_the_error_of_the_network(name, precision):
+    calibration = calibrated(name)
+    (made,) = quantized(calibration, precision)
+    found = one_pass(calibration, [made], probes=16, with_noise=True)
+    predicted = predicted_error(found.noise, {group.name: precision for group in found.groups})
+    assert predicted == pytest.approx(measured(calibration, made), rel=0.3)
+
+
+def test_joining_adds_the_noise_of_what_comes_on_another_grid():
+    """The softsign is on the grid of the join already; what others read, too, has a grid of its own."""
+    calibration = calibrated("joined")
+    (made,) = quantized(calibration, "w8a8")
+    found = one_pass(calibration, [made], probes=16, outputs=["y"], with_noise=True)
+    join = next(node.name for node in calibration.model.graph if node.op_type == "Concat")
+    feeds = next(calibration.subject.data.batches(64, 64)).feeds
+    y = torch.from_numpy(calibration.subject.runner.run(("y",), feeds)["y"])
+    read = Deltas.rounded(y[:, 4:], made.encodings[made.plan.inputs[join, 1]])
+    change = Deltas.rounded(read, made.encodings[made.plan.outputs["y"]]) - read
+    wanted = (change.square().mean((0, 2, 3)) / y[:, 4:].var((0, 2, 3))).sum() / 8
+    assert found.noise["w8a8"].written[join] == pytest.approx(float(wanted), rel=0.15)
 
 
 @pytest.mark.parametrize("name", ["samples on another axis", "samples among the channels"])

@@ -1,10 +1,13 @@
 """Records as runs would leave them, of any size, with fixed seeds."""
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fewbits.reporting.amp_record import AmpRecord, GroupFacts, Origin, Point
 from fewbits.reporting.analysis_record import AnalysisRecord, Diagnosis, Figure, GroupRow, TensorRow
 from fewbits.reporting.baseline_record import BaselineRecord, Row
 from fewbits.reporting.litemp_record import LitempRecord, Step
@@ -92,6 +95,77 @@ def litemp_record(groups: int = 50, **changes: Any) -> LitempRecord:
         "refused": {},
     }
     return LitempRecord(**(facts | changes))
+
+
+def amp_record(groups: int = 50, count: int = 18, **changes: Any) -> AmpRecord:
+    """Return a search between w4a8 and w16a16 that scored about half of its points; the fifth last is accepted."""
+    rng = np.random.default_rng(groups)
+    macs = rng.gamma(0.7, size=groups)
+    facts = tuple(GroupFacts(group_name(i), 1 + i % 3, float(m)) for i, m in enumerate(macs / macs.sum()))
+    sensitive = np.argsort(rng.random(groups) - 0.4 * (np.arange(groups) < 3) - 0.3 * (np.arange(groups) > groups - 3))
+    found = [_point(i, count, facts, sensitive, rng) for i in range(count)]
+    made = tuple(sorted(found, key=lambda point: point.cost))
+    scored = [point for point in made if point.score is not None]
+    chosen = next((point.number for point in scored if point.status == "ok"), None)
+    about: dict[str, Any] = {
+        "verb": "amp",
+        **SHARED,
+        "timings": {"prepare": 1.2, "score float": 9.4, "calibrate": 21.7, "find costs": 0.4, "predict noise": 31.5}
+        | {f"{kind} point {p.number}": s for p in scored for kind, s in (("quantize", 3.1), ("score", 6.6))},
+        "metric": METRIC,
+        "goal": GOAL,
+        "candidates": ("w4a8", "w8a8", "w8a16", "w16a16"),
+        "cost": {"name": "bitops", "unit": "bit operations", "is_estimate": False},
+        "budget": None,
+        "sensitivity": "one-pass",
+        "float_row": Row("float", 71.87, bit_operations=307 * GIGA, weight_bytes=14 * MEGA),
+        "groups": facts,
+        "points": made,
+        "chosen": chosen,
+        "is_accepted": chosen is not None,
+        "is_finished": True,
+        "ended": "the threshold is bracketed: what costs 6.1 % less is not within the goal",
+        "evaluations": len(scored),
+        "rank_correlation": 0.964,
+        "reason": f"point {chosen} is the cheapest that is within the goal; the next cheaper one is not.",
+        "next_steps": (
+            ("check what is handed over", "fewbits verify run/amp"),
+            ("take another point of the curve", "fewbits export run/amp --point 2 -o run/amp/deploy"),
+        ),
+        "notes": (),
+    }
+    return AmpRecord(**(about | changes))
+
+
+_BITS = {"w4a8": 32, "w8a8": 64, "w8a16": 128, "w16a16": 256}
+
+
+def _point(index: int, points: int, facts: tuple[GroupFacts, ...], sensitive: Any, rng: np.random.Generator) -> Point:
+    depth = index / max(points - 1, 1)  # 0: all in the lowest precision, 1: all in the highest
+    order = {int(group): place / len(facts) for place, group in enumerate(sensitive)}
+    levels = [int(3 * depth + (1 - order[i]) * (depth not in (0.0, 1.0))) for i in range(len(facts))]
+    names = [list(_BITS)[level] for level in levels]
+    profile = {group.name: name for group, name in zip(facts, names, strict=True)}
+    conversions = sum(a[-2:] != b[-2:] for a, b in pairwise(names))
+    conversion_cost = 3.6 * GIGA * conversions / len(facts)
+    operations = sum(_BITS[n] * (g.share_macs or 0.0) for g, n in zip(facts, names, strict=True)) * 0.3 * GIGA
+    predicted = 0.3 * 10 ** (-4.2 * depth)
+    origins: tuple[Origin, ...] = ("curve", "between", "repaired")
+    origin: Origin = "uniform" if depth in (0.0, 1.0) else origins[index % 7 // 3]
+    shares = {name: names.count(name) / len(names) for name in dict.fromkeys(names)}
+    point = Point(
+        1 + (index * 7) % points, origin, profile, shares, operations + conversion_cost, conversions, conversion_cost,
+        predicted,
+    )  # fmt: skip
+    if index % 2 and index != points - 1 and not 0.4 < depth < 0.7:
+        return point
+    drop = 60 * predicted**1.3 + 0.03 * rng.standard_normal()
+    status = "ok" if drop <= GOAL["max_drop"] else "noise" if drop < 0.8 else "poor"
+    return replace(
+        point, measured=predicted * float(np.exp(0.35 * rng.standard_normal())), score=71.87 - drop, drop=drop,
+        interval=(drop - 0.3 - drop / 8, drop + 0.3 + drop / 8), status=status, bit_operations=int(operations),
+        weight_bytes=int((2 + 5 * depth) * MEGA), folder=f"point{point.number:02}",
+    )  # fmt: skip
 
 
 def group_name(index: int) -> str:

@@ -58,7 +58,7 @@ def data_of(page: str):
 
 
 def sections(page: str) -> set[str]:
-    known = {"scores", "litemp", "sensitivity", "map", "diagnosis", "ranges", "layers", "notes"}
+    known = {"scores", "amp", "litemp", "sensitivity", "map", "diagnosis", "ranges", "layers", "notes"}
     return known & set(Reader(page).ids)
 
 

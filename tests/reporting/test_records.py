@@ -3,7 +3,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from sample_records import analysis_record, baseline_record, litemp_record
+from sample_records import amp_record, analysis_record, baseline_record, litemp_record
 
 from fewbits.errors import SpecError
 from fewbits.reporting.analysis_record import Figure
@@ -13,7 +13,9 @@ from fewbits.reporting.read import read_any
 from fewbits.reporting.record import RunRecord
 
 
-@pytest.mark.parametrize("record", [baseline_record(), litemp_record(), analysis_record(7, 4)], ids=lambda r: r.verb)
+@pytest.mark.parametrize(
+    "record", [baseline_record(), litemp_record(), amp_record(), analysis_record(7, 4)], ids=lambda r: r.verb
+)
 def test_read_any_returns_what_was_written(record, tmp_path):
     (tmp_path / "record.json").write_text(record.to_json())
     assert read_any(tmp_path / "record.json") == record

@@ -19,13 +19,14 @@ from fewbits.spec.precision import FP16, FP32
 
 _FLOAT_BYTES, _HALF_BYTES = 4, 2
 _TYPE_BYTES = {"uint8": 1, "uint16": 2, "fp16": 2, "fp32": 4}
+_TYPE_BITS = {name: 8 * size for name, size in _TYPE_BYTES.items()}
 
 
 def bit_operation_costs(layout: Layout) -> Costs:
     """Return multiply-accumulates x bits of one factor x bits of the other; fp16 counts 16 x 16.
 
-    The total of a profile is `Cost.bit_operations` of the model in that profile. A conversion multiplies nothing: it
-    costs 0, and what it does to memory is counted by `byte_costs`.
+    A conversion counts as one multiplication per element, of what it reads by what it writes. Without conversions the
+    total of a profile is `Cost.bit_operations` of the model in that profile.
 
     Raises:
         SpecError: shapes of the network are not known.
@@ -43,13 +44,17 @@ def bit_operation_costs(layout: Layout) -> Costs:
             if name in macs
         )
 
+    conversions, typed = conversions_of(
+        layout, lambda sizes, written, read: float(sum(sizes) * _TYPE_BITS[written] * _TYPE_BITS[read])
+    )
     return Costs(
         name="bitops",
         unit="bit operations",
         groups={g.name: {p: float(of(g.nodes, p)) for p in layout.precisions(g)} for g in layout.groups},
-        conversions={},
+        conversions=conversions,
         fixed=float(of((name for name in macs if name not in layout.owners), str(FP32))),
         is_estimate=False,
+        typed=typed,
     )
 
 

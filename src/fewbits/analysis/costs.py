@@ -53,8 +53,12 @@ class Costs:
         if unknown is not None:
             raise SpecError(f"The network has no group {unknown!r}: groups are named by their first node.")
         own = sum(self._own(name, profile) for name in self.groups)
+        return self.fixed + own + self.converting(profile)
+
+    def converting(self, profile: Mapping[str, str]) -> float:
+        """Return the part of `total` that conversions make up; groups may be missing."""
         pairs = ((w, r) for w, r in self.conversions if w in profile and r in profile)
-        return self.fixed + own + sum(self.conversion((w, r), (profile[w], profile[r])) for w, r in pairs)
+        return sum(self.conversion((w, r), (profile[w], profile[r])) for w, r in pairs)
 
     def conversion(self, pair: Pair, precisions: Pair) -> float:
         """Return what passing tensors between two groups costs beyond what each of them costs.

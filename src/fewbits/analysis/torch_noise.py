@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from fewbits.analysis.locations import Edge, Locations, noisy_places
+from fewbits.analysis.locations import Edge, Locations, Whole, noisy_places
 from fewbits.analysis.sensitivity import Noise
 from fewbits.analysis.torch_deltas import Candidate
 from fewbits.analysis.torch_projections import CONSTANTS, TRAINED, Projections
@@ -25,6 +25,7 @@ class _Places:
     group: str
     layers: tuple[str, ...]
     written: Mapping[str, str | None]
+    whole: Whole | None
     read: Mapping[str, Mapping[Edge, str | None]]
 
 
@@ -83,8 +84,9 @@ def _projected(seen: Projections, place: _Places) -> Iterator[tuple[_Key, Iterab
     candidate, name = place.candidate, place.group
     layers = (seen.layer(candidate, layer, TRAINED | CONSTANTS) for layer in place.layers)
     yield (candidate.precision, "own", (name,)), layers
-    written = (seen.output(candidate, tensor, key) for tensor, key in place.written.items())
-    yield (candidate.precision, "written", (name,)), written
+    written = [seen.output(candidate, tensor, key) for tensor, key in place.written.items()]
+    at_once = [] if place.whole is None else [seen.written(candidate, place.whole)]
+    yield (candidate.precision, "written", (name,)), written + at_once
     for writer, edges in place.read.items():
         read = (seen.edge(candidate, edge, key) for edge, key in edges.items())
         yield (candidate.precision, "read", (writer, name)), read
@@ -95,4 +97,4 @@ def _places(graph: ir.Graph, candidate: Candidate, place: Locations, writers: Ma
     read: dict[str, dict[Edge, str | None]] = {}
     for edge, key in noisy.edges.items():
         read.setdefault(writers[edge], {})[edge] = key
-    return _Places(candidate, place.group.name, noisy.layers, noisy.outputs, read)
+    return _Places(candidate, place.group.name, noisy.layers, noisy.outputs, noisy.whole, read)

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
-from fewbits.analysis.locations import Edge
+from fewbits.analysis.locations import Edge, Whole
 from fewbits.analysis.torch_deltas import Candidate, Deltas, grid_of
 from fewbits.analysis.torch_probe import Probed
 from fewbits.quantization.observe import seen_by_softmax
@@ -26,17 +27,12 @@ CONSTANTS = frozenset({Role.CONSTANT})
 """They have the width of activations, with which they are added or multiplied, and count with them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A group computed with all its grids at once: they may fall together (x and c x), and add no noise twice."""
+class _Project(Protocol):
+    """Projects a change behind the head of a group, given what the head makes and the grid that the group writes."""
 
-    head: str
-    follower: str
+    __name__: str
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Its nodes."""
-        return (self.head, self.follower) if self.follower else (self.head,)
+    def __call__(self, made: torch.Tensor, place: Whole, grid: Encoding | None) -> F64: ...
 
 
 def read_by_softmax(graph: ir.Graph) -> dict[str, tuple[Edge, int]]:
@@ -97,6 +93,14 @@ class Projections:
 
     def whole(self, candidate: Candidate, place: Whole) -> F64:
         """Project what the candidate's grids change at the output of a group that is computed at once."""
+        return self._at_once(candidate, place, self._changed)
+
+    def written(self, candidate: Candidate, place: Whole) -> F64:
+        """Project what writing changes there: nothing where the values are on its grid, given the grids read."""
+        return self._at_once(candidate, place, self._rewritten)
+
+    def _at_once(self, candidate: Candidate, place: Whole, project: _Project) -> F64:
+        """Compute a group's head on what the candidate's grids make of its inputs, and project a change behind it."""
         calls = self.probed.record.calls
         if place.head not in calls:
             return self.nothing
@@ -105,7 +109,8 @@ class Projections:
         grids = {i: encodings[key] for i in range(len(inputs)) if (key := plan.inputs.get((place.head, i))) is not None}
         last = calls[place.follower][0] if place.follower in calls else step
         out = plan.outputs.get(last.writes[0])
-        kind = (place, tuple((i, grid_of(e)) for i, e in grids.items()), out and grid_of(encodings[out]))
+        read = tuple((i, grid_of(e)) for i, e in grids.items())
+        kind = (project.__name__, place, read, out and grid_of(encodings[out]))
         if (index, kind) not in self.known:
             constants = self.deltas.parameters(candidate, place.head, CONSTANTS)
             trained = self.deltas.parameters(candidate, place.head, TRAINED)
@@ -115,13 +120,13 @@ class Projections:
                     given[i] = constants[i].value
                 elif i in grids and i not in trained and value is not None:
                     given[i] = Deltas.rounded(value, grids[i])
-            self.known[index, kind] = self._changed(step, given, place, encodings[out] if out else None)
+            self.known[index, kind] = project(_computed(step, given), place, encodings[out] if out else None)
         return self.known[index, kind]
 
-    def _changed(self, step: Step, given: Sequence[torch.Tensor | None], place: Whole, grid: Encoding | None) -> F64:
-        """Project the outputs of head and follower, given what the head reads; `grid` is that of the last of them."""
+    def _changed(self, made: torch.Tensor, place: Whole, grid: Encoding | None) -> F64:
+        """Project the outputs of head and follower, given what the head makes; `grid` is that of the last of them."""
         record = self.probed.record
-        made, index = _computed(step, given), record.calls[place.head][2]
+        index = record.calls[place.head][2]
         found = self.nothing
         if place.follower in record.calls:
             found = self.probed.project(index, made - record.tensors[index]).numpy()
@@ -133,10 +138,18 @@ class Projections:
         total: F64 = found + self.probed.project(index, made - before).numpy()
         return total
 
-    def _seen(self, index: int) -> torch.Tensor:
+    def _rewritten(self, made: torch.Tensor, place: Whole, grid: Encoding | None) -> F64:
+        """Project what `grid` changes of what head and follower write, given what the head makes."""
+        calls = self.probed.record.calls
+        index = calls[place.head][2]
+        if place.follower in calls:
+            follower, inputs, index = calls[place.follower]
+            made = _computed(follower, (made, *inputs[1:]))
+        return self.nothing if grid is None else self._rounded(index, self._seen(index, made), grid)
+
+    def _seen(self, index: int, value: torch.Tensor) -> torch.Tensor:
         """Return a tensor as its readers see it: what vanishes in a Softmax does not matter, and is not noise."""
         record = self.probed.record
-        value = record.tensors[index].detach()
         for name, (edge, axis) in self.softmax.items():
             if index in (record.at_output.get(name), record.at_edge.get(edge)):
                 return torch.from_numpy(seen_by_softmax(value.cpu().numpy(), axis)).to(value)
@@ -145,14 +158,14 @@ class Projections:
     def _tensor(self, candidate: Candidate, index: int, key: str | None) -> F64:
         kind: object = "fp16" if key is None else grid_of(candidate.encodings[key])
         if (index, kind) not in self.known:
-            value = self._seen(index)
-            encoding = None if key is None else candidate.encodings[key]
-            if encoding is not None and not isinstance(encoding.spec.granularity, PerTensor):
-                found = self.probed.project(index, Deltas.rounded(value, encoding).sub_(value))
-            else:
-                found = self.probed.project_rounding(index, value, _rounding(encoding))
-            self.known[index, kind] = found.numpy()
+            value = self._seen(index, self.probed.record.tensors[index].detach())
+            self.known[index, kind] = self._rounded(index, value, None if key is None else candidate.encodings[key])
         return self.known[index, kind]
+
+    def _rounded(self, index: int, value: torch.Tensor, encoding: Encoding | None) -> F64:
+        if encoding is not None and not isinstance(encoding.spec.granularity, PerTensor):
+            return self.probed.project(index, Deltas.rounded(value, encoding).sub_(value)).numpy()
+        return self.probed.project_rounding(index, value, _rounding(encoding)).numpy()
 
 
 def _rounding(encoding: Encoding | None) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -17,18 +17,16 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
-from fewbits.analysis.locations import Edge, Locations, locate, noisy_places
+from fewbits.analysis.locations import Edge, Locations, Whole, locate, noisy_places
 from fewbits.analysis.sensitivity import PARTS, Noise, Part
 from fewbits.analysis.torch_deltas import Candidate, Deltas
 from fewbits.analysis.torch_noise import NoiseSums
 from fewbits.analysis.torch_probe import Probed, Recorder, probe
-from fewbits.analysis.torch_projections import CONSTANTS, TRAINED, Projections, Whole, read_by_softmax
+from fewbits.analysis.torch_projections import CONSTANTS, TRAINED, Projections, read_by_softmax
 from fewbits.errors import SpecError
-from fewbits.graph.topology import op_rule
 from fewbits.numerics.channel_error import ChannelError
 from fewbits.quantization.groups import Group
 from fewbits.runtime.torch_graph import TorchGraph, feeds_to_torch
-from fewbits.spec.optable import Kind
 from fewbits.spec.plan import Plan
 
 F32 = npt.NDArray[np.float32]
@@ -200,26 +198,5 @@ def _mean(values: F64) -> tuple[float, float]:
 def _places(graph: ir.Graph, plan: Plan, place: Locations) -> _Places:
     """Return what a plan changes at the places of a group; key None stands for rounding to float16."""
     noisy = noisy_places(graph, plan, place)
-    gridded = {name for name, _ in plan.inputs}
-    nodes = [node for node in graph if str(node.name) in place.group.nodes]
-    whole = _whole(nodes, plan) if str(nodes[0].name) in gridded and not noisy.is_half else None
-    if whole is None:
-        return _Places(noisy.edges, noisy.outputs, noisy.layers, None)
-    written = {str(value.name) for node in nodes[: 1 + bool(whole.follower)] for value in node.outputs}
-    return _Places(
-        {edge: key for edge, key in noisy.edges.items() if edge[0] != whole.head},
-        {name: key for name, key in noisy.outputs.items() if name not in written},
-        noisy.layers,
-        whole,
-    )
-
-
-def _whole(nodes: Sequence[ir.Node], plan: Plan) -> Whole | None:
-    """Return head and follower of a group without weights to multiply by, which is computed with its grids at once."""
-    head = nodes[0]
-    rule = op_rule(head)
-    if rule is None or rule.kind is Kind.LINEAR or len(head.outputs) != 1:
-        return None
-    out = head.outputs[0]
-    is_fused = len(nodes) > 1 and str(out.name) not in plan.outputs and nodes[1].inputs[0] is out
-    return Whole(str(head.name), str(nodes[1].name) if is_fused else "")
+    edges = {edge: key for edge, key in noisy.edges.items() if noisy.whole is None or edge[0] != noisy.whole.head}
+    return _Places(edges, noisy.outputs, noisy.layers, noisy.whole)

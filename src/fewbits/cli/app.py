@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from fewbits.cli import (
     adopt,
+    amp,
     analyze,
     baseline,
     check,
@@ -102,6 +103,7 @@ app.command("quantize")(quantize.quantize)
 app.command("baseline")(baseline.baseline)
 app.command("analyze")(analyze.analyze)
 app.command("litemp")(litemp.litemp)
+app.command("amp")(amp.amp)
 app.command("evaluate")(check.evaluate)
 app.command("export")(baseline.export)
 app.command("verify")(check.verify)
@@ -111,6 +113,7 @@ app.command("estimate")(deploy.estimate)
 app.command("submit")(submit.submit)
 app.command("import")(adopt.import_qdq)
 app.command("apply-encodings")(adopt.apply_encodings)
+app.command("runs")(report.runs)
 app.command("report")(report.report)
 app.command("targets")(targets.targets)
 app.command("chips")(deploy.chips)

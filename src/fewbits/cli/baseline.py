@@ -45,10 +45,14 @@ _Precisions = Annotated[
 _Version = Annotated[
     str, typer.Option("--encodings-version", metavar="V", help="Layout of the encodings file: 0.6.1, 1.0.0 or 2.0.0.")
 ]
-_Run = Annotated[str, typer.Argument(metavar="RUN", help="Output folder of `fewbits baseline` or `fewbits quantize`.")]
+_Run = Annotated[str, typer.Argument(metavar="RUN", help="Output folder of an earlier command.")]
 _Precision = Annotated[
     str | None,
     typer.Option("--precision", "-p", metavar="P", help="Which one.", show_default="the cheapest acceptable"),
+]
+_Point = Annotated[
+    int | None,
+    typer.Option("--point", metavar="N", help="Which point of `fewbits amp`.", show_default="the chosen one"),
 ]
 
 
@@ -112,15 +116,16 @@ def export(
     *,
     output: OutputFolder,
     precision: _Precision = None,
+    point: _Point = None,
     encodings_version: _Version = "1.0.0",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take one precision out of a run, into a folder to hand over."""
+    """Take one precision, or one point of a curve, out of a run, into a folder to hand over."""
     from fewbits.cli import show_baseline
     from fewbits.workflow.export import export as verb
 
-    result = verb(run, output=output, precision=precision, encodings_version=encodings_version)
+    result = verb(run, output=output, precision=precision, point=point, encodings_version=encodings_version)
     if json:
         show_baseline.export_json(result)
     elif not quiet:

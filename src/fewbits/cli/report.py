@@ -1,4 +1,4 @@
-"""Command report: one HTML page from the records of runs."""
+"""Commands report and runs: one HTML page from the records of runs, and a list of them."""
 
 from typing import Annotated
 
@@ -12,6 +12,7 @@ _Run = Annotated[
 _File = Annotated[
     str | None, typer.Option("--output", "-o", metavar="FILE", help="Page to write.", show_default="RUN/report.html")
 ]
+_Folder = Annotated[str, typer.Argument(metavar="FOLDER", help="To look in, and up to three levels below.")]
 
 
 def report(run: _Run, *, output: _File = None, json: Json = False, quiet: Quiet = False) -> None:
@@ -24,3 +25,23 @@ def report(run: _Run, *, output: _File = None, json: Json = False, quiet: Quiet 
         show.print_json({"output": path, "bytes": path.stat().st_size})
     elif not quiet:
         typer.echo(f"report: {path} ({show.size(path.stat().st_size)})")
+
+
+def runs(folder: _Folder = ".", *, json: Json = False, quiet: Quiet = False) -> None:
+    """List the runs in a folder: what came of them, and which were stopped and can go on."""
+    from dataclasses import asdict
+
+    from fewbits.cli import show
+    from fewbits.workflow.runs import runs as verb
+
+    found = verb(folder)
+    if json:
+        show.print_json({"folder": folder, "runs": [asdict(run) for run in found]})
+    elif not quiet:
+        rows = [
+            (str(run.folder), run.verb, run.created[:19], run.target, run.state, run.result,
+             "" if run.stored is None else str(run.stored))
+            for run in found
+        ]  # fmt: skip
+        columns = ("folder", "verb", "written (UTC)", "target", "state", "result", "stored")
+        show.print_table(show.console(), f"{len(found)} runs in {folder}", columns, rows, right=(6,))

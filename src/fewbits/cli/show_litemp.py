@@ -41,7 +41,7 @@ def result_table(result: LitempResult) -> None:
     for why, command in record.next_steps:
         out.print(f"  # {why}")
         out.print(f"  {command}", soft_wrap=True)
-    out.print(show.timings(_by_kind(record.timings)))
+    out.print(show.timings(by_kind(record.timings)))
 
 
 def _rows(result: LitempResult) -> list[tuple[str, ...]]:
@@ -59,7 +59,7 @@ def _rows(result: LitempResult) -> list[tuple[str, ...]]:
     return found
 
 
-def _by_kind(seconds: Mapping[str, float]) -> dict[str, float]:
+def by_kind(seconds: Mapping[str, float]) -> dict[str, float]:
     """Add up the stages of all candidates: what is quantized, written and scored is told by the table."""
     total: dict[str, float] = {}
     for stage, value in seconds.items():

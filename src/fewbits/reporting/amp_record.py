@@ -25,7 +25,8 @@ class Point:
         cost: in the unit of the cost model.
         conversions: pairs of groups between which activations change type.
         conversion_cost: what these cost, in the same unit; part of `cost`.
-        predicted: error of the outputs, relative to their variance, as predicted.
+        predicted: error of the outputs, relative to their variance, as predicted; None where nothing was predicted,
+            since the cheapest profile was acceptable.
         measured: the same, measured on calibration samples; None where it was not run.
         score: in the metric's unit; None where it was not scored, and so for the next three.
         drop: against float, positive is worse.
@@ -43,7 +44,7 @@ class Point:
     cost: float
     conversions: int
     conversion_cost: float
-    predicted: float
+    predicted: float | None
     measured: float | None = None
     score: float | None = None
     drop: float | None = None
@@ -84,6 +85,7 @@ class AmpRecord:
         goal: what was acceptable.
         candidates: precisions to choose from.
         cost: of profiles: name, unit, is_estimate.
+        budget: of the cost, in its unit; None where none was set.
         sensitivity: how noise was found, one-pass or brute-force.
         float_row: the float model.
         groups: in the order of the network.
@@ -113,6 +115,7 @@ class AmpRecord:
     goal: Mapping[str, Any]
     candidates: tuple[str, ...]
     cost: Mapping[str, Any]
+    budget: float | None
     sensitivity: Literal["one-pass", "brute-force"]
     float_row: Row
     groups: tuple[GroupFacts, ...]

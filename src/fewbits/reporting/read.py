@@ -7,18 +7,20 @@ from typing import Any
 
 from fewbits import __version__
 from fewbits.errors import SpecError
+from fewbits.reporting.amp_record import AmpRecord
 from fewbits.reporting.analysis_record import AnalysisRecord
 from fewbits.reporting.baseline_record import BaselineRecord
 from fewbits.reporting.decode import decode
 from fewbits.reporting.litemp_record import LitempRecord
 from fewbits.reporting.record import SCHEMA, RunRecord
 
-Record = RunRecord | BaselineRecord | AnalysisRecord | LitempRecord
+Record = RunRecord | BaselineRecord | AnalysisRecord | LitempRecord | AmpRecord
 
 LAYOUTS: Mapping[str, type[Record]] = {
     "baseline": BaselineRecord,
     "analyze": AnalysisRecord,
     "litemp": LitempRecord,
+    "amp": AmpRecord,
 }
 """Verb -> layout of its record; every other verb makes one model and writes a `RunRecord`."""
 

@@ -29,9 +29,23 @@ def run_quantized(
     Raises:
         ModelError: the graph has an operator that the torch executor lacks, or one that fails.
     """
-    module = QuantizedGraph(TorchGraph(model).eval(), plan, encodings).eval()
-    with torch.no_grad():
-        return [
-            {name: value.numpy() for name, value in module(feeds_to_torch(one, module.graph.device)).items()}
-            for one in feeds
-        ]
+    runner = QuantizedRunner(model, plan, encodings)
+    return [runner(one) for one in feeds]
+
+
+class QuantizedRunner:
+    """A float graph with a plan carried out, loaded: call it with feeds, get outputs by name; see `run_quantized`."""
+
+    def __init__(self, model: ir.Model, plan: Plan, encodings: Mapping[str, Encoding]) -> None:
+        self._module = QuantizedGraph(TorchGraph(model).eval(), plan, encodings).eval()
+
+    def __call__(self, feeds: Arrays) -> Arrays:
+        """Return every output of the model for one batch."""
+        with torch.no_grad():
+            answers = self._module(feeds_to_torch(feeds, self._module.graph.device))
+        return {name: value.numpy() for name, value in answers.items()}
+
+    def run(self, names: Sequence[str], feeds: Arrays) -> Arrays:
+        """Return the named outputs only."""
+        answers = self(feeds)
+        return {name: answers[name] for name in names}

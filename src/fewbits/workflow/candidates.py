@@ -1,7 +1,9 @@
 """Candidates: several profiles of one network, each made, written and scored alike, and the rows that records hold."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -9,14 +11,19 @@ from typing import Any
 
 from fewbits.analysis.cost import Cost, cost_of, sizes_of
 from fewbits.analysis.evaluate import Drop, Evaluation
+from fewbits.artifact import names
 from fewbits.artifact.folder import staged
+from fewbits.errors import OutputError
+from fewbits.quantization.encode import Ranges
 from fewbits.quantization.profile import Profile
 from fewbits.reporting.baseline_record import Row
-from fewbits.reporting.record import RunRecord
+from fewbits.reporting.record import RunRecord, write_json
+from fewbits.runtime.session import Runner
 from fewbits.workflow.calibrate import Calibration
-from fewbits.workflow.finish import finish
+from fewbits.workflow.finish import Finished, Written, complete, write_made
 from fewbits.workflow.goal import Goal
 from fewbits.workflow.quantized import Quantized, quantize_calibrated
+from fewbits.workflow.score_memory import ScoreMemory
 from fewbits.workflow.scoring import Scoring
 from fewbits.workflow.stages import Stages
 from fewbits.workflow.verdict import Status
@@ -54,6 +61,23 @@ class Candidate:
         )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """A candidate that is to be scored.
+
+    Attributes:
+        name: what stages and records call it.
+        made: the model.
+        folder: name of its folder.
+        options: with which `quantize` would make it again, as its record tells them.
+    """
+
+    name: str
+    made: Quantized
+    folder: str
+    options: Mapping[str, Any]
+
+
 @dataclass(frozen=True, eq=False)
 class Contest:
     """What all candidates of one run share.
@@ -66,6 +90,7 @@ class Contest:
         stages: told of every stage.
         options: what the caller asked for.
         output: folder of the run; each candidate gets one inside it. None keeps nothing.
+        memory: knows scores of files that were scored before.
     """
 
     calibration: Calibration
@@ -75,40 +100,60 @@ class Contest:
     stages: Stages
     options: Options
     output: Path | None
+    memory: ScoreMemory = field(default_factory=ScoreMemory)
 
-    def make(self, name: str, profile: Profile | str) -> Quantized:
-        """Quantize a candidate with the ranges that the caller asked for.
+    def make(self, name: str, profile: Profile | str, *, ranges: Ranges | None = None) -> Quantized:
+        """Quantize a candidate with the ranges that the caller asked for, or with those that another one came to.
 
         Raises:
             SpecError: the profile cannot be used on this model and target.
         """
         with self.stages.stage(f"quantize {name}"):
             return quantize_calibrated(
-                self.calibration, profile, ranges=self.options["ranges"], weight_ranges=self.options["weight_ranges"],
-                bias_correction=self.options["bias_correction"],
+                self.calibration, profile, ranges=ranges or self.options["ranges"],
+                weight_ranges=self.options["weight_ranges"], bias_correction=self.options["bias_correction"],
             )  # fmt: skip
 
     def score(self, name: str, made: Quantized, folder: str, options: Mapping[str, Any]) -> Candidate:
-        """Write a candidate into a folder of the run and score what was written.
+        """Write a candidate into a folder of the run and score what was written; see `score_all`."""
+        return self.score_all([Entry(name, made, folder, options)])[0]
 
-        Args:
-            name: what stages and records call it.
-            made: the model.
-            folder: name of its folder.
-            options: with which `quantize` would make it again, as its record tells them.
+    def score_all(self, entries: Sequence[Entry]) -> list[Candidate]:
+        """Write candidates into folders of the run and score what was written.
 
         Raises:
-            FewbitsError: it cannot be written, run or scored.
+            FewbitsError: one cannot be written, run or scored.
         """
-        where = None if self.output is None else self.output / folder
-        with staged(where) as stage:
-            done = finish(
-                "quantize", stage, self.calibration, self.scoring, made, before=self.before, stages=self.stages,
-                options={**options, "output": where}, label=name,
-            )  # fmt: skip
+        with ExitStack() as stack:
+            where = [None if self.output is None else self.output / entry.folder for entry in entries]
+            folders = [stack.enter_context(staged(path)) for path in where]
+            runners = [
+                write_made(folder, self.calibration, entry.made, stages=self.stages, label=entry.name)
+                for entry, folder in zip(entries, folders, strict=True)
+            ]
+            scores = self._scores(entries, folders, runners)
+            done = [
+                complete(
+                    "quantize", Written(folder, entry.made, runner), self.calibration, self.scoring,
+                    scores=(self.before, after), stages=self.stages, options={**entry.options, "output": path},
+                )
+                for entry, path, folder, runner, after in zip(entries, where, folders, runners, scores, strict=True)
+            ]  # fmt: skip
+        return [self._candidate(*of) for of in zip(entries, where, done, strict=True)]
+
+    def _candidate(self, entry: Entry, where: Path | None, done: Finished) -> Candidate:
+        made = entry.made
         cost = cost_of(self.calibration.model, made.model, made.plan, self.sizes)
         status = self.goal.judge(done.drop, done.score)
-        return Candidate(name, done.score, done.drop, cost, status, done.record, where)
+        return Candidate(entry.name, done.score, done.drop, cost, status, done.record, where)
+
+    def _scores(self, entries: Sequence[Entry], folders: Sequence[Path], runners: Sequence[Runner]) -> list[Evaluation]:
+        """Return the scores, those that are remembered without a run."""
+        found = []
+        for entry, folder, runner in zip(entries, folders, runners, strict=True):
+            with self.stages.stage(f"score {entry.name}", self.before.samples) as told:
+                found.append(self.memory.remember(folder, lambda r=runner, t=told: self.scoring.score(r, t)))  # type: ignore[misc]
+        return found
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -142,6 +187,30 @@ class Contest:
             "float_row": self.float_row,
             "timings": {name: round(value, 4) for name, value in self.stages.seconds.items()},
         }
+
+
+def publish(best: Candidate, record: Any, folder: Path) -> None:
+    """Make `folder` that of the best model, with a record that is the model's as well as the run's.
+
+    Args:
+        best: was written to a folder of its own.
+        record: of the run, a dataclass.
+        folder: where the files go.
+
+    Raises:
+        OutputError: they cannot be copied.
+    """
+    assert best.output is not None
+    for name in (*best.record.files, names.COMMANDS):
+        try:
+            shutil.copyfile(best.output / name, folder / name)
+        except OSError as error:
+            raise OutputError(
+                f"Cannot write {name} to {str(best.output.parent)!r}: {error.strerror or error}. Choose another folder "
+                f"with -o."
+            ) from error
+    options = {**record.options, "precision": best.record.options["precision"]}
+    write_json(folder / names.RECORD, asdict(best.record) | asdict(record) | {"options": options})
 
 
 def figures(candidate: Candidate, before: Evaluation) -> str:

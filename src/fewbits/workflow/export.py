@@ -1,4 +1,4 @@
-"""Verb export: take one precision of a baseline, or an artifact, out into a folder to hand over."""
+"""Verb export: take one precision of a baseline, one point of a curve, or an artifact, out into a folder."""
 
 import json
 import shutil
@@ -9,6 +9,8 @@ from fewbits.artifact import names
 from fewbits.artifact.encodings_versions import as_version
 from fewbits.artifact.folder import sha256, staged, write_file
 from fewbits.errors import OutputError, SpecError
+from fewbits.reporting.amp_record import AmpRecord
+from fewbits.reporting.read import read_any
 from fewbits.reporting.record import RunRecord, read_record
 from fewbits.workflow.writing import write_commands
 
@@ -31,7 +33,12 @@ class ExportResult:
 
 
 def export(
-    run: str | Path, *, output: str | Path, precision: str | None = None, encodings_version: str = "1.0.0"
+    run: str | Path,
+    *,
+    output: str | Path,
+    precision: str | None = None,
+    point: int | None = None,
+    encodings_version: str = "1.0.0",
 ) -> ExportResult:
     """Copy an artifact with its float companion, encodings, samples and record into a folder of its own.
 
@@ -39,9 +46,10 @@ def export(
     converters are written anew, for the layout of the encodings.
 
     Args:
-        run: output folder of `baseline`, or of `quantize`.
+        run: output folder of `baseline`, `amp`, `litemp` or `quantize`.
         output: folder for the files.
         precision: which one of a baseline; None takes the cheapest that its verdict accepted.
+        point: which one of the points that `amp` scored; None takes the one that it chose.
         encodings_version: layout of the encodings file: 0.6.1, 1.0.0 or 2.0.0.
 
     Raises:
@@ -49,7 +57,7 @@ def export(
         OutputError: a file is missing or is not what was scored, or the files cannot be written.
     """
     folder = Path(run)
-    source, why = _choose(folder, precision)
+    source, why = _choose(folder, precision) if point is None else _choose_point(folder, precision, point)
     if source.resolve() == Path(output).resolve():
         raise SpecError(f"{str(output)!r} is the run itself: name another folder with -o.")
     record = read_record(source / names.RECORD)
@@ -104,6 +112,22 @@ def _choose(folder: Path, precision: str | None) -> tuple[Path, str]:
     if precision not in there:
         raise SpecError(f"The run {str(folder)!r} has no {precision!r}: it has {', '.join(there)}.")
     return folder / precision, "as asked"
+
+
+def _choose_point(folder: Path, precision: str | None, number: int) -> tuple[Path, str]:
+    """Return the folder of a point, and why it was chosen."""
+    if precision is not None:
+        raise SpecError("A point has its precisions already: leave --precision out.")
+    record = read_any(folder / names.RECORD)
+    if not isinstance(record, AmpRecord):
+        raise SpecError(f"{str(folder)!r} is a run of {record.verb}, which has no points: leave --point out.")
+    found = record.point(number)
+    scored = ", ".join(str(p.number) for p in record.points if p.folder is not None)
+    if found is None:
+        raise SpecError(f"The run {str(folder)!r} has no point {number}: those with files are {scored}.")
+    if found.folder is None:
+        raise SpecError(f"Point {number} was predicted and not scored, it has no files: those with files are {scored}.")
+    return folder / found.folder, f"point {number} as asked"
 
 
 def _baseline_verdict(folder: Path) -> tuple[str | None, list[str]] | None:

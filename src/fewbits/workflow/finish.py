@@ -6,6 +6,7 @@ from typing import Any
 
 from fewbits.analysis.evaluate import Drop, Evaluation, drop
 from fewbits.reporting.record import RunRecord
+from fewbits.runtime.session import Runner
 from fewbits.workflow.calibrate import Calibration
 from fewbits.workflow.quantized import Quantized
 from fewbits.workflow.scoring import Scoring
@@ -38,6 +39,21 @@ class Finished:
     record: RunRecord
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Written:
+    """A quantized model that was written.
+
+    Attributes:
+        folder: holds the files.
+        made: the model.
+        runner: of the file that was written.
+    """
+
+    folder: Path
+    made: Quantized
+    runner: Runner
+
+
 def finish(
     verb: str,
     folder: Path,
@@ -66,18 +82,56 @@ def finish(
     Raises:
         FewbitsError: it cannot be written, run or scored.
     """
-    with stages.stage(f"write {label}"):
-        write_models(folder, calibration, made)
-        runner = open_artifact(folder, calibration.subject.options)
+    runner = write_made(folder, calibration, made, stages=stages, label=label)
     with stages.stage(f"score {label}", before.samples) as told:
         after = scoring.score(runner, told)
-    write_samples_of(folder, runner, calibration)
+    return complete(
+        verb, Written(folder, made, runner), calibration, scoring, scores=(before, after), stages=stages,
+        options=options,
+    )  # fmt: skip
+
+
+def write_made(folder: Path, calibration: Calibration, made: Quantized, *, stages: Stages, label: str) -> Runner:
+    """Write a quantized model and open the file that was written.
+
+    Raises:
+        FewbitsError: it cannot be written or loaded.
+    """
+    with stages.stage(f"write {label}"):
+        write_models(folder, calibration, made)
+        return open_artifact(folder, calibration.subject.options)
+
+
+def complete(
+    verb: str,
+    written: Written,
+    calibration: Calibration,
+    scoring: Scoring,
+    *,
+    scores: tuple[Evaluation, Evaluation],
+    stages: Stages,
+    options: Options,
+) -> Finished:
+    """Add samples, command lines and the record to a model that was written and scored.
+
+    Args:
+        verb: the command that ran.
+        written: the model.
+        calibration: what it was made from.
+        scoring: how models are scored.
+        scores: of the float model and of the file.
+        stages: how long everything took.
+        options: what the caller asked for.
+
+    Raises:
+        FewbitsError: it cannot be run, or the files cannot be written.
+    """
+    folder, made, (before, after) = written.folder, written.made, scores
+    write_samples_of(folder, written.runner, calibration)
     write_commands(folder, made.plan.target, made.counts)
     lost = drop(before, after)
-    scores = _scores(scoring, before, after, lost)
-    record = record_run(
-        verb, folder, calibration, scoring, made, scores=scores, seconds=stages.seconds, options=options
-    )
+    facts = _scores(scoring, before, after, lost)
+    record = record_run(verb, folder, calibration, scoring, made, scores=facts, seconds=stages.seconds, options=options)
     write_record(folder, record)
     return Finished(made, after, lost, record)
 

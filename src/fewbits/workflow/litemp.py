@@ -1,23 +1,19 @@
 """Verb litemp: lite mixed precision, step 2 of the workflow. The most sensitive groups in a higher precision."""
 
-import json
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from fewbits.analysis.evaluate import Evaluation
 from fewbits.analysis.sensitivity import Sensitivity
-from fewbits.artifact import names
-from fewbits.artifact.folder import staged, write_file
-from fewbits.errors import OutputError, SpecError
+from fewbits.artifact.folder import staged
+from fewbits.errors import SpecError
 from fewbits.quantization.groups import Group, profile_of
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
 from fewbits.reporting.litemp_record import LitempRecord, Step
-from fewbits.reporting.record import plain
 from fewbits.runtime.data import Preprocess
 from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.session import RunOptions
@@ -27,7 +23,7 @@ from fewbits.spec.target import DEFAULT_TARGET, Target
 from fewbits.workflow.brute_force import SAMPLES as RANK_SAMPLES
 from fewbits.workflow.brute_force import brute_force
 from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate_subject
-from fewbits.workflow.candidates import Candidate, Contest
+from fewbits.workflow.candidates import Candidate, Contest, publish
 from fewbits.workflow.goal import Goal, check_goal, open_goal
 from fewbits.workflow.lifting import lifted, lifted_together, lifting_order, mac_shares
 from fewbits.workflow.litemp_steps import Contestants, Lifted, reason_of, steps_after
@@ -247,7 +243,7 @@ class _Run:
         found = Contestants(contest.before, contest.goal, base, high, tuple(steps))
         record = self._record(found)
         if contest.output is not None:
-            _publish(found.best, record, folder)
+            publish(found.best, record, folder)
             report(folder)
         return LitempResult(
             contest.before, base, high, found.steps, found.accepted, found.best, contest.goal, self.sensitivity, record,
@@ -334,19 +330,3 @@ def _step(step: Lifted) -> Step:
         drop=row.drop, interval=row.interval, status=row.status, bit_operations=row.bit_operations,
         weight_bytes=row.weight_bytes, folder=None if output is None else output.name,
     )  # fmt: skip
-
-
-def _publish(best: Candidate, record: LitempRecord, folder: Path) -> None:
-    """Make `folder` that of the best model, with a record that is the model's as well as the run's."""
-    assert best.output is not None
-    for name in (*best.record.files, names.COMMANDS):
-        try:
-            shutil.copyfile(best.output / name, folder / name)
-        except OSError as error:
-            raise OutputError(
-                f"Cannot write {name} to {str(best.output.parent)!r}: {error.strerror or error}. Choose another folder "
-                f"with -o."
-            ) from error
-    options = {**record.options, "precision": best.record.options["precision"]}
-    document = plain(asdict(best.record) | asdict(record) | {"options": options})
-    write_file(folder / names.RECORD, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())

@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from fewbits.graph.save import to_bytes
-from fewbits.quantization.encode import Encoded, encode
+from fewbits.quantization.encode import Encoded, Ranges, encode
 from fewbits.quantization.insert import insert_qdq
 from fewbits.quantization.overflow import half_overflows
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
+from fewbits.quantization.select import Selection
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan
 from fewbits.workflow.calibrate import Calibration
@@ -31,6 +32,7 @@ class Quantized:
         notes: sentences for the user.
         pinned: tensor -> encoding that was given and not derived.
         trials: (ranges that were tried, relative output error), where they were chosen by trial.
+        ranges: how ranges were chosen; serves other profiles of the same network.
     """
 
     model: ir.Model
@@ -40,6 +42,7 @@ class Quantized:
     notes: tuple[str, ...]
     pinned: Mapping[str, Encoding]
     trials: tuple[tuple[str, float], ...] = ()
+    ranges: Ranges = field(default_factory=Ranges)
 
     @property
     def encodings(self) -> Mapping[str, Encoding]:
@@ -73,7 +76,7 @@ def quantize_calibrated(
     calibration: Calibration,
     profile: Profile | str,
     *,
-    ranges: str = "auto",
+    ranges: str | Ranges = "auto",
     weight_ranges: str = "auto",
     bias_correction: bool = True,
     pinned: Mapping[str, Encoding] | None = None,
@@ -83,7 +86,8 @@ def quantize_calibrated(
     Args:
         calibration: from `calibrate`; serves any number of calls.
         profile: a precision such as "w8a8", or a mixed-precision profile.
-        ranges: auto, minmax, mse, entropy or percentile:99.99.
+        ranges: auto, minmax, mse, entropy or percentile:99.99; or what another profile came to, which then decides on
+            weights and biases, too.
         weight_ranges: auto, absmax or mse.
         bias_correction: let biases take up the mean error of rounded weights.
         pinned: tensor -> encoding to be used as it is; by default those of the model's earlier run.
@@ -97,14 +101,18 @@ def quantize_calibrated(
     refused = half_overflows(graph, statistics)
     plan = resolve(calibration.model, wanted, calibration.target, half_refused=refused)
     fixed = fit_pins(plan, given)
-    chosen = resolve_ranges(
-        ranges, weight_ranges, bias_correction=bias_correction, calibration=calibration, plan=plan, pinned=fixed
+    chosen = (
+        Selection(ranges, ())
+        if isinstance(ranges, Ranges)
+        else resolve_ranges(
+            ranges, weight_ranges, bias_correction=bias_correction, calibration=calibration, plan=plan, pinned=fixed
+        )
     )
     encoded = encode(graph, plan, statistics, chosen.ranges, pinned=fixed, memo=calibration.memo)
     model = insert_qdq(calibration.model, plan, encoded)
     made = (*encoded.notes, *pin_notes(plan, given, fixed), *_domain_note(model, calibration.model))
     notes = (*calibration.target.notes, *made)
-    return Quantized(model, wanted, plan, encoded, notes, fixed, chosen.trials)
+    return Quantized(model, wanted, plan, encoded, notes, fixed, chosen.trials, chosen.ranges)
 
 
 def _domain_note(made: ir.Model, source: ir.Model) -> tuple[str, ...]:

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fewbits.reporting.analysis_record import PARTS, AnalysisRecord, Figure, TensorRow
+from fewbits.reporting.html.amp_figures import FIRST, amp_figures
 from fewbits.reporting.html.series import packed_series, short
-from fewbits.reporting.html.sources import Source, analyses, litemps
+from fewbits.reporting.html.sources import Source, amps, analyses, litemps
 from fewbits.reporting.litemp_record import LitempRecord
 
-_FIRST = ord("0")
-"""Character of the first of several names."""
 _SCORE = 8
 """Digits that a score keeps."""
 
@@ -28,9 +27,14 @@ def figures_json(sources: Sequence[Source], room: int) -> str:
         room: bytes that it may take. Histograms and channel ranges are made coarser, or left out, to keep to it.
     """
     document = {
-        "analyses": [_analysis(source, record, litemps(sources)) for source, record in analyses(sources)],
+        "analyses": [_analysis(source, record, sources) for source, record in analyses(sources)],
         "litemps": [_litemp(source, record) for source, record in litemps(sources)],
+        "amps": [amp_figures(source, record) for source, record in amps(sources)],
     }
+    known = [analysis["groups"]["name"] for analysis in document["analyses"]]
+    for amp in document["amps"]:
+        if amp["groups"]["name"] in known:
+            amp["groups"]["name"] = known.index(amp["groups"]["name"])
     records = [record for _, record in analyses(sources)]
     tensors = [tensor for record in records for tensor in record.tensors]
     named = {diagnosis.tensor for record in records for diagnosis in record.diagnoses}
@@ -48,7 +52,7 @@ def _dump(document: Any) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _analysis(source: Source, record: AnalysisRecord, mixed: Sequence[tuple[Source, LitempRecord]]) -> dict[str, Any]:
+def _analysis(source: Source, record: AnalysisRecord, sources: Sequence[Source]) -> dict[str, Any]:
     groups = record.groups
     index = {group.name: i for i, group in enumerate(groups)}
     figures = {
@@ -69,7 +73,7 @@ def _analysis(source: Source, record: AnalysisRecord, mixed: Sequence[tuple[Sour
         },
         "figures": {p: {part: c for part, c in parts.items() if c is not None} for p, parts in figures.items()},
         "measured": {p: values for p, values in measured.items() if any(v is not None for v in values)},
-        "profiles": list(_profiles(record, mixed, index)),
+        "profiles": list(_profiles(record, sources, index)),
         "tensors": _tensors(record.tensors, index),
     }
 
@@ -87,11 +91,16 @@ def _columns(figures: Sequence[Figure | None]) -> dict[str, list[int | None]] | 
     return columns
 
 
-def _profiles(
-    record: AnalysisRecord, mixed: Sequence[tuple[Source, LitempRecord]], index: Mapping[str, int]
-) -> Iterator[dict[str, Any]]:
-    """Yield the precision of every group: in the full simulation, then in each mixed profile."""
+def _profiles(record: AnalysisRecord, sources: Sequence[Source], index: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """Yield the precision of every group: in the full simulation, then in each mixed profile, the latest step first."""
     yield {"label": "full simulation", **_digits([group.precision for group in record.groups]), "accepted": False}
+    for source, amp in amps(sources):
+        where = f" ({source.folder})" if len(amps(sources)) > 1 else ""
+        point = None if amp.chosen is None else amp.point(amp.chosen)
+        if point is not None and all(group.name in point.profile for group in record.groups):
+            precision = [point.profile[group.name] for group in record.groups]
+            yield {"label": f"point {point.number}{where}", **_digits(precision), "accepted": amp.is_accepted}
+    mixed = litemps(sources)
     for source, litemp in mixed:
         where = f" ({source.folder})" if len(mixed) > 1 else ""
         for number, step in enumerate(litemp.steps):
@@ -161,4 +170,4 @@ def _tenths(value: float | None) -> int | None:
 def _digits(names: Sequence[str]) -> dict[str, Any]:
     """Return the different names, and for each of `names` the place of its own as one character."""
     different = list(dict.fromkeys(names))
-    return {"names": different, "codes": "".join(chr(_FIRST + different.index(name)) for name in names)}
+    return {"names": different, "codes": "".join(chr(FIRST + different.index(name)) for name in names)}

@@ -5,17 +5,17 @@ from importlib import resources
 from typing import Any
 
 from fewbits import __version__
-from fewbits.reporting.html import text
+from fewbits.reporting.html import amp_facts, text
 from fewbits.reporting.html.certificates import Card
 from fewbits.reporting.html.figures import figures_json
-from fewbits.reporting.html.settings import notes, places, settings
-from fewbits.reporting.html.sources import Source, analyses, litemps
+from fewbits.reporting.html.settings import notes, places, settings, timings
+from fewbits.reporting.html.sources import Source, amps, analyses, litemps
 from fewbits.reporting.html.tables import score_tables
 from fewbits.reporting.html.verdict import headline
 
 MOST_BYTES = 6_000_000
 """Size that a page keeps to, by drawing histograms and channel ranges in fewer points."""
-_SCRIPTS = ("common", "sensitivity", "litemp", "map", "ranges", "layers", "main")
+_SCRIPTS = ("common", "sensitivity", "litemp", "amp", "map", "ranges", "layers", "main")
 
 
 def render(sources: Sequence[Source], cards: Sequence[Card] = ()) -> str:
@@ -26,13 +26,16 @@ def render(sources: Sequence[Source], cards: Sequence[Card] = ()) -> str:
         cards: parity certificates, from `find_cards`.
     """
     tables = score_tables(sources)
-    has_figures = bool(analyses(sources) or litemps(sources))
+    has_figures = bool(analyses(sources) or litemps(sources) or amps(sources))
     facts: dict[str, Any] = {
         "headline": headline(sources, tables),
         "first": sources[-1].record,
         "tables": tables,
         "cards": cards,
         "litemps": litemps(sources),
+        "amps": amps(sources),
+        "amp": amp_facts,
+        "timings": timings,
         "analyses": analyses(sources),
         "cause": text.cause,
         "notes": notes(sources),

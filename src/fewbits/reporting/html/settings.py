@@ -4,8 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fewbits.reporting.amp_record import AmpRecord
 from fewbits.reporting.html import text
+from fewbits.reporting.html.amp_facts import time_spent
 from fewbits.reporting.html.sources import Source
+from fewbits.reporting.read import Record
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -70,13 +73,19 @@ def notes(sources: Sequence[Source]) -> list[tuple[str, tuple[str, ...]]]:
     return found + [(s.label, s.record.notes) for s in sources if s.record.notes and not s.is_detail]
 
 
+def timings(record: Record) -> tuple[tuple[str, str, float], ...]:
+    """Return (stage, duration, share of the longest stage); points of automatic mixed precision are added up."""
+    stages = time_spent(record.timings) if isinstance(record, AmpRecord) else record.timings
+    longest = max(stages.values(), default=0.0) or 1.0
+    return tuple((name, text.seconds(value), value / longest) for name, value in stages.items())
+
+
 def _setting(source: Source) -> Setting:
     record = source.record
-    longest, total = max(record.timings.values(), default=0.0), sum(record.timings.values())
-    timings = tuple((name, text.seconds(value), value / (longest or 1.0)) for name, value in record.timings.items())
+    total = sum(record.timings.values())
     title = record.verb + (f" in {source.folder}" if source.folder not in ("", record.verb) else "")
     facts = (*_facts(record.model, record.data), ("target", record.target))
-    return Setting(title, record.created, facts, _pairs(record.options), timings, text.seconds(total))
+    return Setting(title, record.created, facts, _pairs(record.options), timings(record), text.seconds(total))
 
 
 def _facts(model: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from fewbits.artifact import names
 from fewbits.errors import SpecError
+from fewbits.reporting.amp_record import AmpRecord
 from fewbits.reporting.analysis_record import AnalysisRecord
 from fewbits.reporting.baseline_record import BaselineRecord
 from fewbits.reporting.litemp_record import LitempRecord
 from fewbits.reporting.read import Record, read_any
 from fewbits.reporting.record import RunRecord
 
-_ORDER = (RunRecord, BaselineRecord, AnalysisRecord, LitempRecord)
+_ORDER = (RunRecord, BaselineRecord, AnalysisRecord, LitempRecord, AmpRecord)
 """Layouts in the order of the workflow."""
 
 
@@ -23,7 +24,7 @@ class Source:
     Attributes:
         folder: relative to the folder that was asked for; "" for that folder itself.
         record: what it says.
-        is_detail: it is one model of a baseline or of lite mixed precision, whose own record says all that matters.
+        is_detail: it is one model of a baseline or of mixed precision, whose own record says all that matters.
     """
 
     folder: str
@@ -46,7 +47,7 @@ def find_sources(folder: Path) -> tuple[Source, ...]:
         raise SpecError(f"There is no folder {str(folder)!r}: give the output folder of an earlier run.")
     own = folder / names.RECORD
     root = read_any(own) if own.is_file() else None
-    has_details = isinstance(root, BaselineRecord | LitempRecord)
+    has_details = isinstance(root, BaselineRecord | LitempRecord | AmpRecord)
     found = [] if root is None else [Source("", root)]
     for path in sorted(folder.glob(f"*/{names.RECORD}")):
         if not path.parent.name.startswith("."):
@@ -73,6 +74,11 @@ def analyses(sources: Sequence[Source]) -> list[tuple[Source, AnalysisRecord]]:
 def litemps(sources: Sequence[Source]) -> list[tuple[Source, LitempRecord]]:
     """Return the runs of lite mixed precision, oldest first."""
     return [(source, source.record) for source in sources if isinstance(source.record, LitempRecord)]
+
+
+def amps(sources: Sequence[Source]) -> list[tuple[Source, AmpRecord]]:
+    """Return the runs of automatic mixed precision, oldest first."""
+    return [(source, source.record) for source in sources if isinstance(source.record, AmpRecord)]
 
 
 def runs(sources: Sequence[Source]) -> list[tuple[Source, RunRecord]]:

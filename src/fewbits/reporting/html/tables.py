@@ -1,14 +1,15 @@
-"""The score tables: every precision of a baseline, every percentage of lite mixed precision, every single run."""
+"""The score tables: every precision of a baseline, every point of mixed precision, every single run."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fewbits.artifact import names
+from fewbits.reporting.amp_record import AmpRecord, Point
 from fewbits.reporting.baseline_record import BaselineRecord, Row
-from fewbits.reporting.html import text
-from fewbits.reporting.html.sources import Source, baselines, litemps, runs
+from fewbits.reporting.html import amp_facts, text
+from fewbits.reporting.html.sources import Source, amps, baselines, litemps, runs
 from fewbits.reporting.litemp_record import LitempRecord
 from fewbits.reporting.record import RunRecord
 
@@ -46,7 +47,7 @@ class ScoreRow:
     """One row as it is printed.
 
     Attributes:
-        name: precision, or share that is lifted.
+        name: precision, share that is lifted, or point.
         detail: what a second line says of it; "" for none.
         score: with its unit.
         drop: against float.
@@ -59,6 +60,9 @@ class ScoreRow:
         weights: size of the weights.
         latency: per sample.
         is_accepted: this is what the verdict takes.
+        tag: what marks the row; "" for nothing.
+        cost: by the cost model, compared with `cost_of` of the table where that is known.
+        cost_amount: the same in its unit.
     """
 
     name: str
@@ -74,6 +78,9 @@ class ScoreRow:
     weights: str
     latency: str
     is_accepted: bool
+    tag: str
+    cost: str
+    cost_amount: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,9 @@ class ScoreTable:
         has_latency: some row has a latency.
         has_cost: the record has costs.
         refused: precision -> why it was left out.
+        first: heading of the names.
+        has_own_cost: rows have costs of a cost model.
+        cost_of: what these are compared with; "" where they are not.
     """
 
     title: str
@@ -101,16 +111,22 @@ class ScoreTable:
     has_latency: bool
     has_cost: bool
     refused: Mapping[str, str]
+    first: str = "precision"
+    has_own_cost: bool = False
+    cost_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A row before it is printed: its name, whether it was accepted, and its figures."""
+    """A row before it is printed: its name, its figures, whether it was accepted, what marks it, and its cost."""
 
     name: str
     figures: Row
     detail: str = ""
     is_accepted: bool = False
+    tag: str = ""
+    cost: str = ""
+    cost_amount: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +149,10 @@ class _Scale:
 
 
 def score_tables(sources: Sequence[Source]) -> list[ScoreTable]:
-    """Return one table per baseline and per run of lite mixed precision, and one of all single runs of a metric."""
+    """Return one table per baseline and per run of mixed precision, and one of all single runs of a metric."""
     made = [_baseline(source, record) for source, record in baselines(sources)]
     made += [_litemp(source, record) for source, record in litemps(sources)]
+    made += [_amp(source, record) for source, record in amps(sources)]
     scores = [(source.label, record) for source, record in runs(sources) if record.scores]
     by_metric: dict[tuple[Any, ...], list[tuple[str, RunRecord]]] = {}
     for label, record in scores:
@@ -169,6 +186,30 @@ def _litemp(source: Source, record: LitempRecord) -> ScoreTable:
         lines.append(_Line(f"all {record.high}", record.high_row, "100 % lifted"))
     title = f"Lite mixed precision, {record.base} with {record.high}{_place(source)}"
     return _table(title, record.metric, record.goal, lines, record.refused)
+
+
+def _amp(source: Source, record: AmpRecord) -> ScoreTable:
+    against, counts_operations = amp_facts.reference(record), record.cost["unit"] == "bit operations"
+    lines = [_Line("float", record.float_row)]
+    lines += [_point(record, point, against) for point in record.points if point.score is not None]
+    made = _table(f"Automatic mixed precision{_place(source)}", record.metric, record.goal, lines, {})
+    of = "" if against is None else against.name
+    return replace(made, first="point", has_own_cost=True, cost_of=of, has_cost=made.has_cost and not counts_operations)
+
+
+def _point(record: AmpRecord, point: Point, against: amp_facts.Reference | None) -> _Line:
+    is_chosen, amount = point.number == record.chosen, amp_facts.amount(point.cost, record.cost["unit"])
+    row = Row(
+        amp_facts.point_name(point), _known(point.score), point.drop, point.interval, point.status,
+        point.bit_operations, point.weight_bytes or 0,
+    )  # fmt: skip
+    origin = "" if len(point.shares) == 1 and point.origin == "uniform" else f"; {amp_facts.ORIGINS[point.origin]}"
+    tag = "best so far" if not record.is_finished else "accepted" if record.is_accepted else "best"
+    return _Line(
+        f"point {point.number}", row, amp_facts.shares(point) + origin,
+        is_accepted=is_chosen and record.is_accepted, tag=tag if is_chosen else "",
+        cost=amount if against is None else text.share(point.cost, against.cost), cost_amount=amount,
+    )  # fmt: skip
 
 
 def _runs(some: Sequence[tuple[str, RunRecord]]) -> ScoreTable:
@@ -236,6 +277,9 @@ def _row(line: _Line, scale: _Scale) -> ScoreRow:
         weights=text.size(row.weight_bytes) if row.weight_bytes else "",
         latency="" if row.latency_s is None else text.seconds(row.latency_s),
         is_accepted=line.is_accepted,
+        tag=line.tag or ("accepted" if line.is_accepted else ""),
+        cost=line.cost,
+        cost_amount=line.cost_amount,
     )
 
 

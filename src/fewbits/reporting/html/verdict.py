@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from fewbits.reporting.amp_record import AmpRecord, Point
 from fewbits.reporting.analysis_record import AnalysisRecord
 from fewbits.reporting.baseline_record import BaselineRecord
-from fewbits.reporting.html import text
-from fewbits.reporting.html.sources import Source, analyses, baselines, litemps, runs
+from fewbits.reporting.html import amp_facts, text
+from fewbits.reporting.html.sources import Source, amps, analyses, baselines, litemps, runs
 from fewbits.reporting.html.tables import ScoreRow, ScoreTable, accepted_row
 from fewbits.reporting.litemp_record import LitempRecord, Step
 from fewbits.reporting.record import RunRecord
@@ -54,20 +55,21 @@ class _Conclusion:
 def headline(sources: Sequence[Source], tables: Sequence[ScoreTable]) -> Headline:
     """Return the verdict of the latest step of the workflow; the other records are told in a line each.
 
-    Lite mixed precision comes before a baseline, a baseline before a single run, an analysis last: it judges nothing.
+    Automatic mixed precision comes before lite mixed precision, that before a baseline, a baseline before a single run,
+    an analysis last: it judges nothing.
     """
     found = [
         *_each(analyses(sources), _analysis),
         *_each(runs(sources), _run),
         *_each(baselines(sources), _baseline),
         *_each(litemps(sources), _litemp),
+        *_each(amps(sources), _amp),
     ]
     last = found[-1]
     row = accepted_row(tables[-1]) if last.status else None
     earlier = tuple((item.step, item.sentence) for item in found[:-1])
-    return Headline(
-        last.step, last.sentence, last.reason, last.status, tuple(_figures(row)) if row else (), last.commands, earlier
-    )
+    figures = tuple(_figures(row, tables[-1])) if row else ()
+    return Headline(last.step, last.sentence, last.reason, last.status, figures, last.commands, earlier)
 
 
 def _each(found: Sequence[tuple[Source, R]], conclude: Callable[[R], _Conclusion]) -> Iterator[_Conclusion]:
@@ -78,10 +80,12 @@ def _each(found: Sequence[tuple[Source, R]], conclude: Callable[[R], _Conclusion
         yield replace(conclusion, step=conclusion.step + where)
 
 
-def _figures(row: ScoreRow) -> Iterator[tuple[str, str]]:
+def _figures(row: ScoreRow, table: ScoreTable) -> Iterator[tuple[str, str]]:
     yield "score", row.score
     if row.drop:
         yield "drop", row.drop + ("" if row.interval in ("", text.NONE) else f" ({row.interval})")
+    if row.cost:
+        yield "cost", f"{row.cost} of {table.cost_of}" if table.cost_of else row.cost
     if row.operations != text.NONE:
         yield "bit operations", f"{row.operations} of float"
     yield "weights", row.weights
@@ -113,6 +117,43 @@ def _litemp(record: LitempRecord) -> _Conclusion:
     else:
         sentence, status = f"No group was lifted to {record.high}.", "poor"
     return _Conclusion("Lite mixed precision", sentence, _capital(record.reason), status, record.next_steps)
+
+
+def _amp(record: AmpRecord) -> _Conclusion:
+    sentence, status = _amp_sentence(record)
+    step, reason = "Automatic mixed precision", _capital(record.reason)
+    if not record.is_finished:
+        step, reason = f"{step}: stopped", f"So far: {sentence} {reason}".strip()
+        sentence, status = "The search was stopped; the same command resumes it where it was.", "noise"
+    return _Conclusion(step, sentence, reason, status, record.next_steps)
+
+
+def _amp_sentence(record: AmpRecord) -> tuple[str, str]:
+    """Return what the points that were scored say, and the status of it."""
+    chosen = None if record.chosen is None else record.point(record.chosen)
+    found = {point.status for point in record.points if point.score is not None}
+    if chosen is not None and record.is_accepted:
+        return f"{_mix(chosen)} meets the goal{_cost(record, chosen)}.", "ok"
+    if not found:
+        return "No point was scored.", "poor"
+    if "ok" in found:
+        return "No point that was scored is within everything that was asked for.", "poor"
+    if "noise" in found:
+        return "These samples cannot tell whether a point meets the goal.", "noise"
+    return "No point that was scored meets the goal.", "poor"
+
+
+def _mix(point: Point) -> str:
+    if len(point.shares) == 1:
+        return f"{amp_facts.mix(point)} for all groups"
+    return f"A mix of {amp_facts.mix(point)} (point {point.number})"
+
+
+def _cost(record: AmpRecord, point: Point) -> str:
+    against = amp_facts.reference(record)
+    if against is None or point.cost >= against.cost:
+        return ""
+    return f" at {100 * point.cost / against.cost:.0f}{text.SPACE}% of the cost of {against.name}"
 
 
 def _percent(step: Step) -> str:

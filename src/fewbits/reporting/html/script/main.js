@@ -24,6 +24,7 @@ function chooseAnalysis(index) {
 }
 
 startLitemp();
+startAmp();
 if (analysis) {
   startSensitivity();
   startMap();

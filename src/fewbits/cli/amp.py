@@ -1,0 +1,140 @@
+"""Command amp: step 3 of the workflow."""
+
+from typing import Annotated
+
+import typer
+
+from fewbits.cli.options import (
+    BatchSize,
+    BiasCorrection,
+    ChannelOrder,
+    Crop,
+    Data,
+    Dims,
+    EvalData,
+    EvalSamples,
+    HigherIsBetter,
+    Json,
+    Layout,
+    MaxDrop,
+    Mean,
+    Metric,
+    MinSqnr,
+    Model,
+    OutputFolder,
+    Preset,
+    Provider,
+    Quiet,
+    Ranges,
+    Resize,
+    Samples,
+    Scale,
+    Simplify,
+    Std,
+    Target,
+    Threads,
+    WeightRanges,
+    parse_dims,
+    parse_preprocess,
+    parse_run_options,
+)
+
+_Candidates = Annotated[str, typer.Option("--candidates", metavar="P,P", help="Precisions to choose from.")]
+_Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget", metavar="X", help="Cost at most: a number in its unit, or 60% of the costliest candidate."
+    ),
+]
+_MaxShare = Annotated[
+    list[str] | None,
+    typer.Option("--max-share", metavar="P=X%", help="w8a16=20%: of the groups at most; w8a16=20%macs: of the MACs."),
+]
+_Time = Annotated[
+    str | None, typer.Option("--time", metavar="T", help="90s, 10m, 1h: a round that would not fit is not begun.")
+]
+_Keep = Annotated[
+    list[str] | None,
+    typer.Option("--keep", metavar="P:PATTERN", help="fp16:head/*: what matches has this precision."),
+]
+_AtLeast = Annotated[
+    list[str] | None,
+    typer.Option("--at-least", metavar="P:PATTERN", help="w8a16:head/*: what matches has no lower precision."),
+]
+_Cost = Annotated[
+    str, typer.Option("--cost", metavar="C", help="bitops, bytes, ort-latency, qnn-estimate:CHIP or FILE.csv.")
+]
+_MaxEvaluations = Annotated[int, typer.Option("--max-evaluations", min=1, help="Profiles to score, at most.")]
+_AtOnce = Annotated[int, typer.Option("--at-once", min=1, help="Profiles per round of the search.")]
+_Ranking = Annotated[
+    str,
+    typer.Option("--ranking", metavar="R", help="one-pass (needs torch), brute-force (a run for each group), auto."),
+]
+_RankSamples = Annotated[int, typer.Option("--rank-samples", min=1, help="Calibration samples to predict from.")]
+
+
+def amp(
+    model: Model,
+    *,
+    data: Data,
+    output: OutputFolder,
+    candidates: _Candidates = "w8a8,w8a16,fp16",
+    max_drop: MaxDrop = None,
+    min_sqnr: MinSqnr = None,
+    budget: _Budget = None,
+    max_share: _MaxShare = None,
+    time: _Time = None,
+    keep: _Keep = None,
+    at_least: _AtLeast = None,
+    cost: _Cost = "bitops",
+    max_evaluations: _MaxEvaluations = 12,
+    at_once: _AtOnce = 2,
+    ranking: _Ranking = "auto",
+    rank_samples: _RankSamples = 64,
+    target: Target = "qnn-htp-v73",
+    metric: Metric = None,
+    higher_is_better: HigherIsBetter = None,
+    eval_data: EvalData = None,
+    samples: Samples = 400,
+    eval_samples: EvalSamples = None,
+    ranges: Ranges = "auto",
+    weight_ranges: WeightRanges = "auto",
+    bias_correction: BiasCorrection = True,
+    dim: Dims = None,
+    simplify: Simplify = True,
+    preset: Preset = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    channel_order: ChannelOrder = None,
+    layout: Layout = None,
+    provider: Provider = "cpu",
+    threads: Threads = 0,
+    batch_size: BatchSize = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Step 3: find the cheapest mix of precisions whose drop is acceptable; the best so far is always on disk."""
+    from fewbits.cli import show_amp
+    from fewbits.cli.progress import Bars
+    from fewbits.workflow.amp import amp as verb
+
+    preprocess = parse_preprocess(
+        preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
+    )
+    with Bars(quiet=quiet or json) as bars:
+        result = verb(
+            model, data=data, candidates=[p.strip() for p in candidates.split(",") if p.strip()], max_drop=max_drop,
+            min_sqnr=min_sqnr, budget=budget, max_share=max_share or (), time_limit=time, keep=keep or (),
+            at_least=at_least or (), cost=cost, max_evaluations=max_evaluations, at_once=at_once, ranking=ranking,
+            rank_samples=rank_samples, output=output, target=target, metric=metric, higher_is_better=higher_is_better,
+            eval_data=eval_data, ranges=ranges, weight_ranges=weight_ranges, bias_correction=bias_correction,
+            samples=samples, eval_samples=eval_samples, dims=parse_dims(dim), simplify=simplify, preprocess=preprocess,
+            batch_size=batch_size, run_options=parse_run_options(provider, threads), progress=bars,
+        )  # fmt: skip
+    if json:
+        show_amp.result_json(result)
+    elif not quiet:
+        show_amp.result_table(result)

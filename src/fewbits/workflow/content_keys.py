@@ -1,0 +1,52 @@
+"""Content hashes of what results depend on: graphs, what is inserted into them, and how models are scored."""
+
+import onnx_ir as ir
+
+from fewbits.analysis.score_user import UserMetric
+from fewbits.quantization.encode import Encoded
+from fewbits.runtime.data.userfile import split_user_spec
+from fewbits.runtime.store import key_of
+from fewbits.spec.plan import Plan
+from fewbits.spec.precision import FP16
+from fewbits.workflow.scoring import Scoring
+
+
+def model_key(model: ir.Model) -> str:
+    """Return the content hash of a graph: its operators and its constants."""
+    nodes = [ir.to_proto(node).SerializeToString(deterministic=True) for node in model.graph]
+    constants = {
+        name: value.const_value.numpy()
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None
+    }
+    ends = [str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)]
+    return key_of(nodes, constants, ends, dict(model.opset_imports))
+
+
+def plan_key(plan: Plan, encoded: Encoded) -> str:
+    """Return the content hash of what is inserted into a graph."""
+    grids = {
+        key: (repr(grid), encoded.encodings[key].scale, encoded.encodings[key].zero_point, encoded.biases.get(key))
+        for key, grid in plan.grids.items()
+    }
+    inputs = {f"{position} {node}": key for (node, position), key in plan.inputs.items()}
+    halves = sorted(name for name, node in plan.nodes.items() if node.precision == FP16)
+    return key_of(grids, inputs, dict(plan.outputs), halves)
+
+
+def scoring_key(scoring: Scoring) -> str | None:
+    """Return the content hash of everything, the model aside, that a score depends on.
+
+    The user's own file.py:function counts by the content of that file, not by what it imports or reads. None for a
+    function that was given as an object: nothing tells whether it is the same one next time.
+    """
+    metric = scoring.metric
+    how: str | tuple[str, bytes, bool]
+    if isinstance(metric, UserMetric):
+        spec = split_user_spec(metric.name)
+        if spec is None or metric.folder is None:
+            return None
+        how = (spec[1], (metric.folder / spec[0].name).read_bytes(), metric.higher_is_better)
+    else:
+        how = repr(metric)
+    return key_of("score", how, scoring.data.fingerprint, scoring.limit, scoring.batch_size)
