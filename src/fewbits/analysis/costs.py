@@ -3,7 +3,7 @@
 The contract between cost models, which fill it in, and searches for mixed precision, which spend it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -30,6 +30,8 @@ class Costs:
         is_estimate: whether the total of a profile is a prediction, not a count.
         typed: (type written, type read) -> (writer group, reader group) -> cost, where the types matter; it stands
             before `conversions`, which then hold the mean over the types.
+        whole: measures, or has estimated, the network in a profile as a whole; None where totals are exact. It returns
+            None for a profile that cannot be estimated.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Costs:
     fixed: float
     is_estimate: bool
     typed: Mapping[Pair, Mapping[Pair, float]] = field(default_factory=dict)
+    whole: Callable[[Mapping[str, str]], float | None] | None = None
 
     def total(self, profile: Mapping[str, str]) -> float:
         """Return what the network costs in a profile.

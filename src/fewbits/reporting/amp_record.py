@@ -23,6 +23,8 @@ class Point:
         profile: group -> precision.
         shares: precision -> share of the groups, 0 to 1.
         cost: in the unit of the cost model.
+        whole_cost: the same, measured or estimated of the network as a whole, where `cost` is put together from parts;
+            None where `cost` is exact, or nothing is known of this profile.
         conversions: pairs of groups between which activations change type.
         conversion_cost: what these cost, in the same unit; part of `cost`.
         predicted: error of the outputs, relative to their variance, as predicted; None where nothing was predicted,
@@ -45,6 +47,7 @@ class Point:
     conversions: int
     conversion_cost: float
     predicted: float | None
+    whole_cost: float | None = None
     measured: float | None = None
     score: float | None = None
     drop: float | None = None

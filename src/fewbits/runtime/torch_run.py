@@ -36,8 +36,14 @@ def run_quantized(
 class QuantizedRunner:
     """A float graph with a plan carried out, loaded: call it with feeds, get outputs by name; see `run_quantized`."""
 
-    def __init__(self, model: ir.Model, plan: Plan, encodings: Mapping[str, Encoding]) -> None:
-        self._module = QuantizedGraph(TorchGraph(model).eval(), plan, encodings).eval()
+    def __init__(
+        self,
+        model: ir.Model,
+        plan: Plan,
+        encodings: Mapping[str, Encoding],
+        biases: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    ) -> None:
+        self._module = QuantizedGraph(TorchGraph(model).eval(), plan, encodings, biases).eval()
 
     def __call__(self, feeds: Arrays) -> Arrays:
         """Return every output of the model for one batch."""

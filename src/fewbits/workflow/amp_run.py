@@ -50,6 +50,7 @@ class Known:
         cost: in the unit of the cost model.
         predicted: error of the outputs when it was chosen; None while noise is not known.
         measured: the same, of the file that was written.
+        whole_cost: see `Point`.
         candidate: its score; None where it was not scored.
     """
 
@@ -59,7 +60,13 @@ class Known:
     cost: float
     predicted: float | None
     measured: float | None = None
+    whole_cost: float | None = None
     candidate: Candidate | None = None
+
+    @property
+    def price(self) -> float:
+        """The cost by which it is chosen: of the network as a whole where that is known."""
+        return self.cost if self.whole_cost is None else self.whole_cost
 
 
 @dataclass(eq=False)
@@ -118,7 +125,7 @@ class AmpRun:
         lost = {id(k): self._outcome(k).lost for k in scored}
         passed = [k for k in scored if self._outcome(k).is_ok]
         if passed and not self.wants_least_drop:
-            return min(passed, key=lambda k: (k.cost, lost[id(k)]))
+            return min(passed, key=lambda k: (k.price, lost[id(k)]))
         return min(scored, key=lambda k: (lost[id(k)], k.cost))
 
     def _outcome(self, known: Known) -> Outcome:
@@ -189,9 +196,11 @@ class AmpRun:
 
     def _search(self) -> None:
         made = self._whole()
+        options = self.contest.options
         limits = Limits(
-            self.contest.options["max_evaluations"], self.contest.options["at_once"], self.budget, self.wants_least_drop
-        )
+            options["max_evaluations"], options["at_once"], self.contest.goal.max_drop, self.budget,
+            self.wants_least_drop,
+        )  # fmt: skip
         problem = self._problem(self.noise)
         with self.contest.stages.stage("predict the curve"):
             search = Search(problem, limits, points=CURVE_POINTS)
@@ -259,6 +268,9 @@ class AmpRun:
         candidates = contest.score_all(entries)
         for known, entry, candidate in zip(round_, entries, candidates, strict=True):
             known.candidate = candidate
+            if self.costs.whole is not None:
+                with contest.stages.stage("find costs"):
+                    known.whole_cost = self.costs.whole(known.profile)
             with contest.stages.stage("measure errors"):
                 known.measured = measured_error(
                     self._judge, contest.calibration, entry.made, store=self.store,
@@ -333,6 +345,7 @@ class AmpRun:
             conversion_cost=self.costs.converting(profile),
             predicted=known.predicted,
             measured=known.measured,
+            whole_cost=known.whole_cost,
         )
         if known.candidate is None:
             return point

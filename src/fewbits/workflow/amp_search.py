@@ -1,6 +1,7 @@
 """The search for the cheapest acceptable profile: which to score next, and when to stop. It runs nothing itself.
 
     ends      the cheapest profile and the most accurate one: unless the first is acceptable, the answer lies between
+    guess     where the drop of the cheapest says that the threshold should be, if drops grow with the error or its root
     curve     k-section over the predicted curve between the costliest that failed below the cheapest that passed
     between   where no point of the curve is left there, new ones at costs between the two
     repaired  where nothing lies between any more: errors are measured where they matter most, and the question is asked
@@ -46,12 +47,14 @@ class Limits:
     Attributes:
         evaluations: profiles to score, at most.
         at_once: profiles per round.
+        max_drop: what the goal allows, where drops are judged; 0 makes no guess.
         budget: of the cost; None sets none.
         wants_least_drop: the least drop within the budget is wanted, not the least cost within the goal.
     """
 
     evaluations: int
     at_once: int
+    max_drop: float = 0.0
     budget: float | None = None
     wants_least_drop: bool = False
 
@@ -86,7 +89,8 @@ class Search:
         self._problem, self._limits = problem, limits
         self._assigner = Assigner(problem)
         self._scored: dict[tuple[tuple[str, str], ...], Scored] = {}
-        self._repairs, self._tops = 0, 0
+        self._repairs, self._guessed = 0, False
+        self._offered: list[tuple[Origin, Assignment]] | None = None
         self.ended = ""
         self.curve = self._within_budget(pareto_curve(problem, points=points))
 
@@ -94,6 +98,7 @@ class Search:
         """Take note of what scoring a profile found."""
         cost = self._problem.costs.total(profile)
         self._scored[key_of_profile(profile)] = Scored(profile, cost, outcome)
+        self._offered = None
 
     @property
     def evaluations(self) -> int:
@@ -114,7 +119,7 @@ class Search:
     @property
     def wants_correction(self) -> Profile | None:
         """The profile whose errors are to be measured before the next `ask`, or None."""
-        if self.ended or self._repairs >= _REPAIRS or self._left() <= 0 or self._asked():
+        if self.ended or self._repairs >= _REPAIRS or self._left() <= 0 or self._offer():
             return None
         failed = self._failed()
         if failed is not None:
@@ -125,13 +130,14 @@ class Search:
         """Go on with errors that were measured."""
         self._problem, self._assigner = problem, Assigner(problem)
         self._repairs += 1
+        self._offered = None
 
     def ask(self) -> list[tuple[Origin, Assignment]]:
         """Return the profiles to score next; none where the search is over, and `ended` says why."""
         if self._left() <= 0:
             self.ended = f"the {self._limits.evaluations} evaluations that were allowed are used up"
             return []
-        asked = self._asked()
+        asked = self._offer()
         if not asked and self._repairs:
             asked = self._repaired()
         if not asked:
@@ -140,6 +146,12 @@ class Search:
 
     def _left(self) -> int:
         return self._limits.evaluations - len(self._scored)
+
+    def _offer(self) -> list[tuple[Origin, Assignment]]:
+        """Return `_asked`, found out once per round."""
+        if self._offered is None:
+            self._offered = self._asked()
+        return self._offered
 
     def _asked(self) -> list[tuple[Origin, Assignment]]:
         """Return what the curve, and what lies between its points, has to offer."""
@@ -153,10 +165,27 @@ class Search:
         inside = [a for a in self.curve if low * (1 + _SAME) < a.cost < high * (1 - RESOLUTION)]
         fresh = [assignment for _, assignment in self._new("curve", inside)]
         if fresh:
+            if guessed := self._guess(fresh):
+                return [("curve", assignment) for assignment in guessed]
             count = self._limits.at_once
             chosen = {(len(fresh) * (i + 1)) // (count + 1) for i in range(count)}
             return [("curve", fresh[min(i, len(fresh) - 1)]) for i in sorted(chosen)]
         return self._new("between", self._between(low, high))
+
+    def _guess(self, fresh: Sequence[Assignment]) -> list[Assignment]:
+        """Return the points where errors fall below what the drop of the cheapest profile asks for; once.
+
+        A drop that is twice what is allowed asks for half the error where drops grow with it, and for a quarter where
+        they grow with its root: the threshold is expected between the two.
+        """
+        goal, is_first = self._limits.max_drop, not self._guessed
+        self._guessed = True
+        cheapest = min(self._scored.values(), key=lambda s: s.cost)
+        if not is_first or goal <= 0 or cheapest.outcome.lost <= goal:
+            return []
+        share, error = goal / cheapest.outcome.lost, self._error(cheapest.profile)
+        found = [next((i for i, a in enumerate(fresh) if a.error <= error * share**power), None) for power in (2, 1)]
+        return [fresh[i] for i in dict.fromkeys(found) if i is not None]
 
     def _between(self, low: float, high: float) -> list[Assignment]:
         """Return the least error at costs that divide the bracket."""

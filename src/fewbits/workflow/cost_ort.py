@@ -51,7 +51,12 @@ def ort_latency_costs(context: CostContext, precisions: Sequence[str]) -> Costs:
     layout = context.layout(precisions)
     spent = {name: _spent(context, layout, name) for name in layout.plans}
     fixed = min(times.get("", 0.0) for times in spent.values())
-    costs = Costs("ort-latency", "us", _by_group(layout, spent, fixed), {}, fixed, is_estimate=True)
+
+    def timed(profile: Mapping[str, str]) -> float:
+        with _written(context, profile) as (_, path):
+            return remembered_time(context, path, context.feeds)
+
+    costs = Costs("ort-latency", "us", _by_group(layout, spent, fixed), {}, fixed, is_estimate=True, whole=timed)
     conversions = measured_conversions(context, layout)
     if not conversions:
         return costs
@@ -59,8 +64,7 @@ def ort_latency_costs(context: CostContext, precisions: Sequence[str]) -> Costs:
     with context.stages.stage("time mixed profiles", len(probes)) as told:
         samples = []
         for profile in probes:
-            with _written(context, profile) as (_, path):
-                samples.append(Sample(profile, remembered_time(context, path, context.feeds)))
+            samples.append(Sample(profile, timed(profile)))
             told.advance(1)
     return with_conversions(costs, [Term(conversions, expected=1.0, ridge=_RIDGE)], samples)
 

@@ -52,7 +52,8 @@ def qnn_costs(context: CostContext, precisions: Sequence[str], soc: str) -> Cost
     layout, estimates = context.layout(precisions), _Estimates(context, chip)
     with context.stages.stage(f"estimate on {chip.name}", len(layout.plans)) as told:
         groups = _spread(layout, estimates, told)
-    costs = Costs(f"qnn-estimate:{chip.name}", "us", groups, {}, fixed=0.0, is_estimate=True)
+    name = f"qnn-estimate:{chip.name}"
+    costs = Costs(name, "us", groups, {}, fixed=0.0, is_estimate=True, whole=estimates.get)
     probes = list(probe_profiles(layout, PROBES))
     if not probes:
         return costs

@@ -39,6 +39,7 @@ def measured_error(
         from fewbits.runtime.torch_run import QuantizedRunner
 
         with threads(calibration.subject.options.threads):
-            return judge.error(cast("Runner", QuantizedRunner(calibration.model, made.plan, made.encodings)))
+            runner = QuantizedRunner(calibration.model, made.plan, made.encodings, made.encoded.biases)
+            return judge.error(cast("Runner", runner))
 
     return float(store.remember(key, measure))
