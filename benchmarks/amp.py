@@ -1,9 +1,7 @@
-"""Automatic mixed precision against lite mixed precision, the greedy order and AIMET's search: cost, score and time.
+"""Automatic mixed precision against lite mixed precision: cost, score and time.
 
 Every network goes through `fewbits.litemp` (w8a8 with the most sensitive 5, 10, 20, 40 % of the groups in w8a16) and
 `fewbits.amp` with the same goal, data and ranges. Bit operations are those of the scored files, without conversions.
-Greedy: groups raised one by one by the error that each avoids per cost, on the same predicted noise, until the error
-that the chosen profile was predicted to have is reached. `--peers` adds aimet-onnx's search, in turn with ours.
 """
 
 import time
@@ -59,8 +57,9 @@ def compare(network: Network, args: Namespace) -> dict[str, Any]:
     is_fair = lite.best.status.value == "ok"
     met = record.verdict(ours.is_accepted and ratio <= 1 and ours.evaluations <= MOST_EVALUATIONS)
     correlation = "-" if ours.rank_correlation is None else f"{ours.rank_correlation:.3f}"
+    best = f"litemp {lite.best.precision} {lite.best.score.value:.2f}"
     print(f"{network.name}: float {mixed.float_score.value:.2f}, goal {mixed.goal.text}; amp {chosen.score:.2f} in "
-          f"{seconds:.0f} s and {ours.evaluations} evaluations, litemp {lite.best.precision} {lite.best.score.value:.2f} "
+          f"{seconds:.0f} s and {ours.evaluations} evaluations, {best} "
           f"({'within' if is_fair else 'not within'} the goal) in {lite_seconds:.0f} s; bit operations {ratio:.3f} of "
           f"litemp's ({met}); rank correlation {correlation}; {ours.ended}", flush=True)  # fmt: skip
     return {

@@ -31,7 +31,7 @@ from fewbits.workflow.precision_problem import Problem, predicted_error
 from fewbits.workflow.quantized import Quantized
 from fewbits.workflow.report import report
 
-CURVE_POINTS = 24
+CURVE_POINTS = 16
 OWN_OPTIONS = (
     "candidates", "budget", "max_share", "time_limit", "keep", "at_least", "cost", "max_evaluations", "at_once",
     "ranking", "rank_samples", "workers",
