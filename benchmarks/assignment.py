@@ -1,6 +1,6 @@
 """The exact choice of precisions against greedy ones, on the same predicted noise and bit operations.
 
-For every point of the exact curve: the cost of the cheapest assignment that greedy finds within the same predicted error.
+For every point of the exact curve: the cost of the cheapest assignment that greedy finds within its predicted error.
 Greedy starts with every group in its cheapest precision and changes one group after the other, always the one (and to
 the precision) with the most error avoided per added cost. `alone`: each group judged by the error that it causes alone,
 as rankings of layers do, and conversions not seen; `together`: by the predicted error of the whole assignment.

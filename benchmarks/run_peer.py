@@ -20,14 +20,16 @@ class PeerError(RuntimeError):
 def run_peer(peer: str, task: str, **options: object) -> dict[str, Any]:
     """Return what `peers/<peer>_peer.py task --option value ...` answers, or {"missing": why}.
 
-    A list is an option with several values. There is no time limit: the process may be paused.
+    A list is an option with several values. There is no time limit: the process may be paused. A second script of a
+    peer, such as "aimet_amp", runs in its environment.
 
     Raises:
         PeerError: the peer failed; the message ends with its last lines.
     """
-    python = PEERS / ".venvs" / peer / "bin" / "python"
+    environment = peer.partition("_")[0]
+    python = PEERS / ".venvs" / environment / "bin" / "python"
     if not python.exists():
-        return {"missing": f"run benchmarks/peers/setup.sh {peer}"}
+        return {"missing": f"run benchmarks/peers/setup.sh {environment}"}
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "answer.json"
         words = [w for k, v in options.items() for w in (f"--{k}", *map(str, v if isinstance(v, list) else [v]))]

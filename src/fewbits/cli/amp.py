@@ -9,6 +9,7 @@ from fewbits.cli.options import (
     BiasCorrection,
     ChannelOrder,
     Crop,
+    Dask,
     Data,
     Dims,
     EvalData,
@@ -26,6 +27,7 @@ from fewbits.cli.options import (
     Provider,
     Quiet,
     Ranges,
+    Ray,
     Resize,
     Samples,
     Scale,
@@ -34,9 +36,11 @@ from fewbits.cli.options import (
     Target,
     Threads,
     WeightRanges,
+    Workers,
     parse_dims,
     parse_preprocess,
     parse_run_options,
+    parse_workers,
 )
 
 _Candidates = Annotated[str, typer.Option("--candidates", metavar="P,P", help="Precisions to choose from.")]
@@ -113,6 +117,9 @@ def amp(
     provider: Provider = "cpu",
     threads: Threads = 0,
     batch_size: BatchSize = None,
+    workers: Workers = 1,
+    dask: Dask = None,
+    ray: Ray = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -132,7 +139,8 @@ def amp(
             rank_samples=rank_samples, output=output, target=target, metric=metric, higher_is_better=higher_is_better,
             eval_data=eval_data, ranges=ranges, weight_ranges=weight_ranges, bias_correction=bias_correction,
             samples=samples, eval_samples=eval_samples, dims=parse_dims(dim), simplify=simplify, preprocess=preprocess,
-            batch_size=batch_size, run_options=parse_run_options(provider, threads), progress=bars,
+            batch_size=batch_size, run_options=parse_run_options(provider, threads),
+            workers=parse_workers(workers, dask, ray), progress=bars,
         )  # fmt: skip
     if json:
         show_amp.result_json(result)

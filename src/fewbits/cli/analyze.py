@@ -9,6 +9,7 @@ from fewbits.cli.options import (
     BiasCorrection,
     ChannelOrder,
     Crop,
+    Dask,
     Data,
     Dims,
     Json,
@@ -20,6 +21,7 @@ from fewbits.cli.options import (
     Provider,
     Quiet,
     Ranges,
+    Ray,
     Resize,
     Samples,
     Scale,
@@ -28,9 +30,11 @@ from fewbits.cli.options import (
     Target,
     Threads,
     WeightRanges,
+    Workers,
     parse_dims,
     parse_preprocess,
     parse_run_options,
+    parse_workers,
 )
 
 _Precisions = Annotated[
@@ -88,6 +92,9 @@ def analyze(
     threads: Threads = 0,
     batch_size: BatchSize = None,
     device: _Device = "cpu",
+    workers: Workers = 1,
+    dask: Dask = None,
+    ray: Ray = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -105,7 +112,8 @@ def analyze(
             probes=probes, outputs=_names(outputs), confirm=confirm, worst=worst, output=output, target=target,
             ranges=ranges, weight_ranges=weight_ranges, bias_correction=bias_correction, samples=samples,
             dims=parse_dims(dim), simplify=simplify, preprocess=preprocess, batch_size=batch_size,
-            run_options=parse_run_options(provider, threads), device=device, progress=bars,
+            run_options=parse_run_options(provider, threads), device=device,
+            workers=parse_workers(workers, dask, ray), progress=bars,
         )  # fmt: skip
     if json:
         show_analyze.result_json(result)

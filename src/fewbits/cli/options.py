@@ -11,6 +11,7 @@ from fewbits.errors import SpecError
 
 if TYPE_CHECKING:
     from fewbits.runtime.data import Preprocess
+    from fewbits.runtime.parallel import Workers as Who
     from fewbits.runtime.session import RunOptions
 
 _IMAGES, _RUN, _OUT = "Images", "Running", "Output"
@@ -115,6 +116,17 @@ Provider = Annotated[
     str, typer.Option("--provider", metavar="NAME", help="onnxruntime's provider: cpu, cuda ...", rich_help_panel=_RUN)
 ]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="0 lets onnxruntime choose.", rich_help_panel=_RUN)]
+Workers = Annotated[
+    int, typer.Option("--workers", min=1, metavar="N", help="Processes of this machine.", rich_help_panel=_RUN)
+]
+Dask = Annotated[
+    str | None,
+    typer.Option("--dask", metavar="ADDRESS", help="Dask scheduler whose workers compute.", rich_help_panel=_RUN),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="Ray cluster that computes; or: local.", rich_help_panel=_RUN),
+]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", min=1, help="Samples per call.", rich_help_panel=_RUN, show_default=False)
 ]
@@ -169,6 +181,18 @@ def parse_run_options(provider: str, threads: int) -> "RunOptions":
     from fewbits.runtime.session import RunOptions
 
     return RunOptions(provider, threads)
+
+
+def parse_workers(count: int, dask: str | None, ray: str | None) -> "Who | None":
+    """Return who computes; None is this process.
+
+    Raises:
+        SpecError: two of the three are named at once.
+    """
+    from fewbits.runtime.parallel import Workers as Who
+
+    who = Who(count, dask, ray)
+    return None if who.is_alone else who
 
 
 def _step(name: str, value: Any) -> Any:

@@ -140,21 +140,89 @@ def observe(
     """
     watched = {name: _Watched() for name in watch.tensors}
     moments = {layer.node: SecondMoment() for layer in watch.layers}
-    names, samples, looked = watch.names, 0, 0
+    samples = 0
     with threadpool_limits(1, "blas"):  # many small products: BLAS threads would only fight those of ORT
-        for feeds, size in batches:
-            deep = [i for i in range(size) if _is_deep(samples + i)]
-            # the values die with the call: those of two batches are never held at once
-            _reduce(watch, (watched, moments), _all_values(run, names, feeds), (samples, size, looked, deep))
-            samples, looked = samples + size, looked + len(deep)
+        for size in _take_in(run, watch, batches, (watched, lambda node, rows: moments[node].update(rows))):
+            samples += size
             if progress is not None:
                 progress.advance(size)
-        for moment in moments.values():
-            moment.finish()
+        return _closed(watch, watched, moments, samples)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """What was seen of a few batches, on its way to be joined with others.
+
+    Attributes:
+        histograms: watched tensor -> range and histogram, and how many elements were minus infinity.
+        rows: node name of a layer -> sampled input vectors of each batch.
+        samples: how many samples were read.
+    """
+
+    histograms: Mapping[str, tuple[Histogram, int]]
+    rows: Mapping[str, list[npt.NDArray[Any]]]
+    samples: int
+
+
+def observe_part(run: RunNamed, watch: Watchlist, batches: Iterable[tuple[Feeds, int]], first: int) -> Part:
+    """Return what is seen of a few batches, of which the first begins with sample number `first`.
+
+    Raises:
+        DataError: a tensor becomes NaN or Inf.
+    """
+    watched = {name: _Watched() for name in watch.tensors}
+    rows: dict[str, list[npt.NDArray[Any]]] = {layer.node: [] for layer in watch.layers}
+    samples = sum(_take_in(run, watch, batches, (watched, lambda node, some: rows[node].append(some)), first))
+    return Part({name: (seen.finish(), seen.masked) for name, seen in watched.items()}, rows, samples)
+
+
+def join_parts(watch: Watchlist, parts: Iterable[Part], *, progress: Progress | None = None) -> Statistics:
+    """Return the statistics of all parts, given in the order of their samples: bit for bit those of one stream.
+
+    Histograms merge exactly; second moments are sums of floats, so their rows are added here, in their order.
+    """
+    watched = {name: _Watched() for name in watch.tensors}
+    moments = {layer.node: SecondMoment() for layer in watch.layers}
+    samples = 0
+    with threadpool_limits(1, "blas"):
+        for part in parts:
+            for name, (histogram, masked) in part.histograms.items():
+                seen = watched[name]
+                seen.histogram, seen.masked = seen.histogram.merge(histogram), seen.masked + masked
+            for node, batches in part.rows.items():
+                for rows in batches:
+                    moments[node].update(rows)
+            samples += part.samples
+            if progress is not None:
+                progress.advance(part.samples)
+        return _closed(watch, watched, moments, samples)
+
+
+_Into = tuple[Mapping[str, "_Watched"], Callable[[str, npt.NDArray[Any]], None]]
+"""Where what is seen goes: tensor -> what is known of it; and who takes the rows of a layer."""
+
+
+def _take_in(
+    run: RunNamed, watch: Watchlist, batches: Iterable[tuple[Feeds, int]], into: _Into, first: int = 0
+) -> Iterator[int]:
+    """Run the model over the batches and yield how many samples each held."""
+    looked = sum(_is_deep(sample) for sample in range(first))
+    for feeds, size in batches:
+        deep = [i for i in range(size) if _is_deep(first + i)]
+        # the values die with the call: those of two batches are never held at once
+        _reduce(watch, into, _all_values(run, watch.names, feeds), (first, size, looked, deep))
+        first, looked = first + size, looked + len(deep)
+        yield size
+
+
+def _closed(
+    watch: Watchlist, watched: Mapping[str, "_Watched"], moments: Mapping[str, SecondMoment], samples: int
+) -> Statistics:
+    for moment in moments.values():
+        moment.finish()
     if samples == 0:
         raise DataError("The calibration data hold no sample: give at least one with --data.")
-    histograms = {name: seen.close() for name, seen in watched.items()}
-    return Statistics(histograms, moments, watch.aliases, samples)
+    return Statistics({name: seen.close() for name, seen in watched.items()}, moments, watch.aliases, samples)
 
 
 def _all_values(run: RunNamed, names: list[str], feeds: Feeds) -> dict[str, npt.NDArray[Any]]:
@@ -163,12 +231,12 @@ def _all_values(run: RunNamed, names: list[str], feeds: Feeds) -> dict[str, npt.
 
 def _reduce(
     watch: Watchlist,
-    into: tuple[Mapping[str, "_Watched"], Mapping[str, SecondMoment]],
+    into: _Into,
     values: Mapping[str, npt.NDArray[Any]],
     batch: tuple[int, int, int, list[int]],
 ) -> None:
     """Take the values of one batch in; `batch` is its first sample, size, deep samples before it and inside it."""
-    (watched, moments), (first, size, looked, deep) = into, batch
+    (watched, take_rows), (first, size, looked, deep) = into, batch
     for name, seen in watched.items():
         x = values[name]
         if name in watch.softmax_axes:
@@ -178,7 +246,7 @@ def _reduce(
         part = _looked_at(values[layer.source], layer, size, deep)
         rows = layer.sample_rows(part, looked) if part is not None else None
         if rows is not None:
-            moments[layer.node].update(rows)
+            take_rows(layer.node, rows)
 
 
 def seen_by_softmax(x: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
@@ -200,8 +268,6 @@ def seen_by_softmax(x: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
 
 _VANISHED = 8.0  # all that is raised adds up to less than exp(-8) = 0.03 % of the probability
 _MASKED = -5000.0
-
-
 _WAITING = 1 << 16
 
 

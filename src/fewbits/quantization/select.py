@@ -37,14 +37,14 @@ class Selection:
 
 
 def choose_ranges(plan: Plan, base: Ranges, measure: Callable[[Ranges], float]) -> Selection:
-    """Return ranges with a small output error.
+    """Return ranges with a small output error; grids of more than 8 bits keep the whole range that was observed.
 
     Args:
         plan: the plan to encode; only activations of 8 bits or fewer leave something to choose.
         base: settings that are not up for choice (weights, biases).
         measure: relative output error of the quantized model under given ranges; called at most MOST_TRIALS times.
     """
-    tensors = narrow_tensors(plan)
+    tensors, base = narrow_tensors(plan), replace(base, wide=MinMax())
     if not tensors:
         return Selection(replace(base, activations=CANDIDATES[0]), ())
     trials: list[tuple[str, float]] = []

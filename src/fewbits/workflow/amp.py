@@ -12,6 +12,7 @@ from fewbits.quantization.resolve import resolve
 from fewbits.reporting.amp_record import AmpRecord, Point
 from fewbits.runtime.data import Preprocess
 from fewbits.runtime.data.open import DataLike
+from fewbits.runtime.parallel import Workers
 from fewbits.runtime.session import RunOptions
 from fewbits.runtime.store import STORE, Store
 from fewbits.spec.target import DEFAULT_TARGET, Target
@@ -31,6 +32,7 @@ from fewbits.workflow.sensitivity import choose_method
 from fewbits.workflow.source import ModelLike
 from fewbits.workflow.stages import Stages, Watcher
 from fewbits.workflow.subject import open_subject
+from fewbits.workflow.workers_scoring import file_scorers
 from fewbits.workflow.writing import Options
 
 CANDIDATES = ("w8a8", "w8a16", "fp16")
@@ -100,6 +102,7 @@ def amp(
     preprocess: Preprocess | None = None,
     batch_size: int | None = None,
     run_options: RunOptions | None = None,
+    workers: Workers | None = None,
     progress: Watcher | None = None,
 ) -> AmpResult:
     """Find the cheapest assignment of precisions to groups of operators whose drop is acceptable.
@@ -142,6 +145,7 @@ def amp(
         preprocess: how images become inputs.
         batch_size: samples per call; None chooses one by the size of the tensors.
         run_options: provider and threads.
+        workers: who calibrates, scores and measures; None is this process. The result is the same whoever does.
         progress: told of each stage.
 
     Raises:
@@ -175,16 +179,17 @@ def amp(
     with Store(None if folder is None else folder / STORE) as store:
         memory = ScoreMemory.open(store, scoring, subject)
         with stages.stage("score float", scoring.limit) as told:
-            before = memory.remember_as(f"float {model_key(subject.model)}", lambda: scoring.score_float(told))
+            before = memory.remember(f"float {model_key(subject.model)}", lambda: scoring.score_float(told))
         goal = open_goal(max_drop, min_sqnr, before)
-        calibration = calibrate_subject(subject, samples=samples, stages=stages)
+        calibration = calibrate_subject(subject, samples=samples, stages=stages, workers=workers)
         context = CostContext(calibration, store, stages)
-        contest = Contest(calibration, scoring, before, goal, stages, options, folder, memory)
         with stages.stage("find costs"):
             costs = cost_model(context, wishes.precisions)
         wants_least_drop = budget is not None and max_drop is None and min_sqnr is None
-        run = AmpRun(contest, wishes, context, costs, wants_least_drop, begin)
-        record = run.run()
+        with file_scorers(scoring, subject, workers) as score:
+            together = None if workers is None or workers.is_alone else score
+            contest = Contest(calibration, scoring, before, goal, stages, options, folder, memory, together)
+            record = AmpRun(contest, wishes, context, costs, wants_least_drop, begin).run()
     return AmpResult(before, goal, record, memory.runs, folder, calibration, scoring)
 
 

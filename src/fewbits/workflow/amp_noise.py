@@ -6,6 +6,7 @@ from typing import Any
 
 from fewbits.analysis.sensitivity import Noise
 from fewbits.reporting.record import versions
+from fewbits.runtime.parallel import Workers
 from fewbits.runtime.store import Store, key_of
 from fewbits.spec.precision import Precision
 from fewbits.workflow.brute_force import brute_force
@@ -29,7 +30,14 @@ Noises = dict[str, Noise]
 
 
 def find_noise(
-    calibration: Calibration, made: Sequence[Quantized], *, method: str, samples: int, store: Store, stages: Stages
+    calibration: Calibration,
+    made: Sequence[Quantized],
+    *,
+    method: str,
+    samples: int,
+    store: Store,
+    stages: Stages,
+    workers: Workers | None = None,
 ) -> Noises:
     """Return precision -> its noise.
 
@@ -42,12 +50,15 @@ def find_noise(
         samples: calibration samples, at most.
         store: what was found before is taken from there.
         stages: told of the work.
+        workers: who runs models by brute force.
 
     Raises:
         FewbitsError: see `one_pass` and `brute_force`.
     """
     if method == "brute-force":
-        measured = brute_force(calibration, made, samples=samples, store=store, progress=stages.watcher)
+        measured = brute_force(
+            calibration, made, samples=samples, store=store, workers=workers, progress=stages.watcher
+        )
         names = [group.name for group in measured.groups]
         return {p: Noise({name: measured.error(name, p) for name in names}, {}, {}) for p in measured.precisions}
     content = [plan_key(one.plan, one.encoded) for one in made]
@@ -71,6 +82,7 @@ def corrected(
     *,
     store: Store,
     stages: Stages,
+    workers: Workers | None = None,
 ) -> tuple[Noises, dict[tuple[str, str], float]]:
     """Return the noise with the groups put right that matter most in a profile, and by which factor each was.
 
@@ -83,6 +95,7 @@ def corrected(
         made: precision -> the whole network in it.
         store: what was measured before is taken from there.
         stages: told of the work.
+        workers: who runs models.
     """
     parts = contributions(noise, profile)
     wanted = [name for name in sorted(parts, key=lambda name: -parts[name]) if parts[name] > 0]
@@ -91,7 +104,13 @@ def corrected(
     for precision in dict.fromkeys(profile[name] for name in wanted):
         names = [name for name in wanted if profile[name] == precision]
         measured = brute_force(
-            calibration, [made[precision]], samples=_SAMPLES, groups=names, store=store, progress=stages.watcher
+            calibration,
+            [made[precision]],
+            samples=_SAMPLES,
+            groups=names,
+            store=store,
+            workers=workers,
+            progress=stages.watcher,
         )
         for name in names:
             alone = predicted_error(noise, {name: precision})

@@ -22,6 +22,7 @@ from fewbits.workflow.amp_search import Limits, Outcome, Profile, Search, key_of
 from fewbits.workflow.amp_steps import reason_of, steps_after
 from fewbits.workflow.amp_wishes import Wishes, widest
 from fewbits.workflow.assign_precisions import Assigner
+from fewbits.workflow.assignment_memory import AssignmentMemory
 from fewbits.workflow.candidates import Candidate, Contest, Entry, publish
 from fewbits.workflow.cost_context import CostContext
 from fewbits.workflow.judge import OutputJudge
@@ -32,6 +33,8 @@ from fewbits.workflow.quantized import Quantized
 from fewbits.workflow.report import report
 
 CURVE_POINTS = 16
+_MEASURED = 32
+"""Calibration samples on which errors of outputs are measured, at most."""
 OWN_OPTIONS = (
     "candidates", "budget", "max_share", "time_limit", "keep", "at_least", "cost", "max_evaluations", "at_once",
     "ranking", "rank_samples", "workers",
@@ -103,11 +106,11 @@ class AmpRun:
             FewbitsError: nothing is within what was asked for, or something cannot be written or run.
         """
         self._note_absent()
-        ends = self._ends()
-        self._score([("uniform", profile) for profile in ends])
-        if not self.ended and self._is_settled(ends):
+        cheapest = self._cheapest()
+        outcome = self._score([("uniform", cheapest)])[0][1]
+        if outcome.is_ok and not self.wants_least_drop:
             self.ended = "the cheapest profile of all is within the goal"
-        if not self.ended:
+        else:
             self._search()
         record = self.record(is_finished=True)
         self._publish(record, final=True)
@@ -171,39 +174,28 @@ class AmpRun:
             found[group] = precision if precision in possible else widest(possible or costs)
         return found
 
-    def _ends(self) -> list[dict[str, str]]:
-        """Return the cheapest profile, and the widest where budget and limits have room for it."""
-        problem = self._problem({})
-        cheapest = dict(Assigner(problem).least_cost().profile)
-        if self.budget is not None and problem.costs.total(cheapest) > self.budget * (1 + 1e-9):
-            Assigner(problem).least_error(self.budget)  # says what the least is
-        wide = self._uniform(widest(self.wishes.candidates))
-        fits = self.budget is None or self.costs.total(wide) <= self.budget
-        fits &= all(
-            sum(
-                1 / len(wide) if limit.shares is None else limit.shares[g]
-                for g, p in wide.items()
-                if p == limit.precision
-            )
-            <= limit.most + 1e-9
-            for limit in problem.limits
-        )
-        return [cheapest, wide] if fits and key_of_profile(wide) != key_of_profile(cheapest) else [cheapest]
+    def _cheapest(self) -> dict[str, str]:
+        """Return the cheapest profile.
 
-    def _is_settled(self, ends: Sequence[Profile]) -> bool:
-        cheapest = self.known[key_of_profile(ends[0])]
-        return not self.wants_least_drop and self._outcome(cheapest).is_ok
+        Raises:
+            SpecError: not even that is within the budget.
+        """
+        assigner = Assigner(self._problem({}))
+        found = assigner.least_cost()
+        if self.budget is not None:
+            assigner.least_error(self.budget)  # says what the least is, where that is more
+        return dict(found.profile)
 
     def _search(self) -> None:
         made = self._whole()
         options = self.contest.options
         limits = Limits(
-            options["max_evaluations"], options["at_once"], self.contest.goal.max_drop, self.budget,
+            options["max_evaluations"], options["at_once"], self.contest.goal.error_shares, self.budget,
             self.wants_least_drop,
         )  # fmt: skip
         problem = self._problem(self.noise)
         with self.contest.stages.stage("predict the curve"):
-            search = Search(problem, limits, points=CURVE_POINTS)
+            search = Search(AssignmentMemory(problem, self.store), limits, points=CURVE_POINTS)
         for known in self.known.values():
             known.predicted = predicted_error(problem.noise, known.profile)
         for assignment in search.curve:
@@ -214,9 +206,10 @@ class AmpRun:
         while not self._is_out_of_time():
             if (doubtful := search.wants_correction) is not None:
                 self.noise, _ = corrected(
-                    self.noise, doubtful, self.contest.calibration, made, store=self.store, stages=self.contest.stages
-                )
-                search.correct(self._problem(self.noise))
+                    self.noise, doubtful, self.contest.calibration, made, store=self.store,
+                    stages=self.contest.stages, workers=options["workers"],
+                )  # fmt: skip
+                search.correct(AssignmentMemory(self._problem(self.noise), self.store))
             asked = search.ask()
             if not asked:
                 self.ended = search.ended
@@ -240,7 +233,7 @@ class AmpRun:
         made = {name: contest.make(name, name, ranges=self._ranges) for name in names}
         self.noise = find_noise(
             contest.calibration, list(made.values()), method=options["ranking"], samples=options["rank_samples"],
-            store=self.store, stages=contest.stages,
+            store=self.store, stages=contest.stages, workers=options["workers"],
         )  # fmt: skip
         return made
 
@@ -284,7 +277,9 @@ class AmpRun:
 
     @cached_property
     def _judge(self) -> OutputJudge:
-        return OutputJudge(self.contest.calibration, self.contest.options["rank_samples"], None, "channel")
+        return OutputJudge(
+            self.contest.calibration, min(_MEASURED, self.contest.options["rank_samples"]), None, "channel"
+        )
 
     def _entry(self, known: Known) -> Entry:
         usual = Counter(known.profile.values()).most_common(1)[0][0]

@@ -1,7 +1,7 @@
 """The search for the cheapest acceptable profile: which to score next, and when to stop. It runs nothing itself.
 
-    ends      the cheapest profile and the most accurate one: unless the first is acceptable, the answer lies between
-    guess     where the drop of the cheapest says that the threshold should be, if drops grow with the error or its root
+    cheapest  where that is acceptable, nothing is left to ask
+    guess     where its loss says that the threshold should be; the most accurate profile where none of these passes
     curve     k-section over the predicted curve between the costliest that failed below the cheapest that passed
     between   where no point of the curve is left there, new ones at costs between the two
     repaired  where nothing lies between any more: errors are measured where they matter most, and the question is asked
@@ -10,14 +10,13 @@
 How many are asked for at once does not depend on how many can be scored at once: the answer is the same on any machine.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fewbits.errors import SpecError
 from fewbits.reporting.amp_record import Origin
 from fewbits.workflow.assign_precisions import Assigner
-from fewbits.workflow.pareto import pareto_curve
-from fewbits.workflow.precision_problem import Assignment, Problem, predicted_error
+from fewbits.workflow.assignment_memory import AssignmentMemory
+from fewbits.workflow.precision_problem import Assignment, predicted_error
 
 RESOLUTION = 0.01
 """Costs that differ by less than this share count as equal: the threshold is bracketed."""
@@ -47,14 +46,14 @@ class Limits:
     Attributes:
         evaluations: profiles to score, at most.
         at_once: profiles per round.
-        max_drop: what the goal allows, where drops are judged; 0 makes no guess.
+        shares: of its predicted error that a profile which loses so much may be expected to keep; None makes no guess.
         budget: of the cost; None sets none.
         wants_least_drop: the least drop within the budget is wanted, not the least cost within the goal.
     """
 
     evaluations: int
     at_once: int
-    max_drop: float = 0.0
+    shares: Callable[[float], tuple[float, ...]] | None = None
     budget: float | None = None
     wants_least_drop: bool = False
 
@@ -77,7 +76,7 @@ class Search:
     """Asks for profiles until the threshold is bracketed.
 
     Args:
-        problem: what there is to choose from.
+        memory: answers questions about what there is to choose from.
         limits: when to stop.
         points: of the predicted curve, at most.
 
@@ -85,18 +84,17 @@ class Search:
         SpecError: nothing is within the budget and the limits on shares.
     """
 
-    def __init__(self, problem: Problem, limits: Limits, *, points: int) -> None:
-        self._problem, self._limits = problem, limits
-        self._assigner = Assigner(problem)
+    def __init__(self, memory: AssignmentMemory, limits: Limits, *, points: int) -> None:
+        self._memory, self._limits = memory, limits
         self._scored: dict[tuple[tuple[str, str], ...], Scored] = {}
         self._repairs, self._guessed = 0, False
         self._offered: list[tuple[Origin, Assignment]] | None = None
         self.ended = ""
-        self.curve = self._within_budget(pareto_curve(problem, points=points))
+        self.curve = self._within_budget(memory.curve(points))
 
     def tell(self, profile: Profile, outcome: Outcome) -> None:
         """Take note of what scoring a profile found."""
-        cost = self._problem.costs.total(profile)
+        cost = self._memory.problem.costs.total(profile)
         self._scored[key_of_profile(profile)] = Scored(profile, cost, outcome)
         self._offered = None
 
@@ -126,9 +124,9 @@ class Search:
             return failed.profile
         return None if self.best is None or self._has_passed() else self.best.profile
 
-    def correct(self, problem: Problem) -> None:
+    def correct(self, memory: AssignmentMemory) -> None:
         """Go on with errors that were measured."""
-        self._problem, self._assigner = problem, Assigner(problem)
+        self._memory = memory
         self._repairs += 1
         self._offered = None
 
@@ -158,33 +156,29 @@ class Search:
         if self._limits.wants_least_drop:
             return self._new("curve", self.curve[-1:])
         if not self._has_passed():
-            return self._new("curve", self.curve[-1:]) or self._new("between", self._most_accurate())
+            fresh = [a for _, a in self._new("curve", self.curve)]
+            guessed = [("curve", a) for a in self._guess(fresh)]
+            return guessed or self._new("curve", self.curve[-1:]) or self._new("between", self._most_accurate())  # type: ignore[return-value]
         low, high = self._bracket()
         if high <= low * (1 + _SAME):
             return []
         inside = [a for a in self.curve if low * (1 + _SAME) < a.cost < high * (1 - RESOLUTION)]
         fresh = [assignment for _, assignment in self._new("curve", inside)]
         if fresh:
-            if guessed := self._guess(fresh):
-                return [("curve", assignment) for assignment in guessed]
             count = self._limits.at_once
             chosen = {(len(fresh) * (i + 1)) // (count + 1) for i in range(count)}
             return [("curve", fresh[min(i, len(fresh) - 1)]) for i in sorted(chosen)]
         return self._new("between", self._between(low, high))
 
     def _guess(self, fresh: Sequence[Assignment]) -> list[Assignment]:
-        """Return the points where errors fall below what the drop of the cheapest profile asks for; once.
-
-        A drop that is twice what is allowed asks for half the error where drops grow with it, and for a quarter where
-        they grow with its root: the threshold is expected between the two.
-        """
-        goal, is_first = self._limits.max_drop, not self._guessed
-        self._guessed = True
-        cheapest = min(self._scored.values(), key=lambda s: s.cost)
-        if not is_first or goal <= 0 or cheapest.outcome.lost <= goal:
+        """Return the points where errors fall below what the loss of the cheapest profile asks for; once."""
+        is_first, self._guessed = not self._guessed, True
+        cheapest = min(self._scored.values(), key=lambda s: s.cost, default=None)
+        if not is_first or cheapest is None or self._limits.shares is None:
             return []
-        share, error = goal / cheapest.outcome.lost, self._error(cheapest.profile)
-        found = [next((i for i, a in enumerate(fresh) if a.error <= error * share**power), None) for power in (2, 1)]
+        error = self._error(cheapest.profile)
+        wanted = [error * share for share in self._limits.shares(cheapest.outcome.lost)]
+        found = [next((i for i, a in enumerate(fresh) if a.error <= most), None) for most in wanted]
         return [fresh[i] for i in dict.fromkeys(found) if i is not None]
 
     def _between(self, low: float, high: float) -> list[Assignment]:
@@ -193,7 +187,7 @@ class Search:
             return []
         count = self._limits.at_once
         budgets = [low + (high - low) * (i + 1) / (count + 1) for i in range(count)]
-        found = [self._least_error(budget) for budget in budgets]
+        found = [self._memory.least_error(budget) for budget in budgets]
         return [a for a in found if a is not None and low * (1 + _SAME) < a.cost < high * (1 - RESOLUTION)]
 
     def _repaired(self) -> list[tuple[Origin, Assignment]]:
@@ -203,14 +197,14 @@ class Search:
         low, high = self._bracket()
         best = self.best
         assert best is not None
-        found: list[Assignment | None] = [self._least_cost(self._error(best.profile))]
+        found: list[Assignment | None] = [self._memory.least_cost(self._error(best.profile))]
         if low > 0:
-            found += [self._least_error(low), self._least_error((low + high) / 2)]
+            found += [self._memory.least_error(low), self._memory.least_error((low + high) / 2)]
         cheaper = [a for a in found if a is not None and a.cost < high * (1 - RESOLUTION)]
         return self._new("repaired", cheaper)
 
     def _most_accurate(self) -> list[Assignment]:
-        found = self._least_error(self._limits.budget)
+        found = self._memory.least_error(self._limits.budget)
         return [] if found is None else [found]
 
     def _new(self, origin: Origin, assignments: Iterable[Assignment]) -> list[tuple[Origin, Assignment]]:
@@ -246,24 +240,15 @@ class Search:
         return f"the threshold is bracketed: what costs {100 * (1 - low / high):.2g} % less is not within the goal"
 
     def _error(self, profile: Profile) -> float:
-        return predicted_error(self._problem.noise, profile)
-
-    def _least_error(self, budget: float | None) -> Assignment | None:
-        try:
-            return self._assigner.least_error(budget)
-        except SpecError:  # nothing is as cheap as that
-            return None
-
-    def _least_cost(self, error: float) -> Assignment | None:
-        try:
-            return self._assigner.least_cost(error)
-        except SpecError:
-            return None
+        return predicted_error(self._memory.problem.noise, profile)
 
     def _within_budget(self, curve: Sequence[Assignment]) -> tuple[Assignment, ...]:
         """Return the part of the curve that the budget allows, with the best that it buys at its end."""
         budget = self._limits.budget
         if budget is None:
             return tuple(curve)
-        top = self._assigner.least_error(budget)
+        top = self._memory.least_error(budget)
+        if top is None:
+            Assigner(self._memory.problem).least_error(budget)  # says what the least is
+            raise AssertionError("what was not within the budget is")
         return (*(a for a in curve if a.cost < min(top.cost, budget * (1 + _SAME))), top)

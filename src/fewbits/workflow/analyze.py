@@ -19,6 +19,7 @@ from fewbits.quantization.groups import find_groups
 from fewbits.reporting.analysis_record import AnalysisRecord, Diagnosis, Figure, GroupRow, TensorRow
 from fewbits.runtime.data import Preprocess
 from fewbits.runtime.data.open import DataLike
+from fewbits.runtime.parallel import Workers
 from fewbits.runtime.session import RunOptions
 from fewbits.runtime.store import STORE, Store
 from fewbits.spec.precision import Precision
@@ -84,6 +85,7 @@ def analyze(
     batch_size: int | None = None,
     run_options: RunOptions | None = None,
     device: str = "cpu",
+    workers: Workers | None = None,
     progress: Watcher | None = None,
 ) -> AnalysisResult:
     """Find what the network is sensitive to, layer by layer, and why; no labels are needed.
@@ -111,6 +113,7 @@ def analyze(
         batch_size: samples per call; None chooses one by the size of the tensors.
         run_options: provider and threads.
         device: where torch computes: cpu or cuda.
+        workers: who calibrates and measures groups; None is this process. The figures are the same whoever does.
         progress: told of each stage.
 
     Raises:
@@ -129,7 +132,7 @@ def analyze(
                 model, data=data, target=target, dims=dims, simplify=simplify, preprocess=preprocess,
                 batch_size=batch_size, run_options=run_options,
             )  # fmt: skip
-        calibration = calibrate_subject(subject, samples=samples, stages=stages)
+        calibration = calibrate_subject(subject, samples=samples, stages=stages, workers=workers)
         made = []
         for precision in wanted:
             with stages.stage(f"quantize {precision}"):
@@ -186,7 +189,8 @@ class _Ranking:
         with Store(None if output is None else Path(output) / STORE) as store, timed.stage("brute force"):
             return brute_force(
                 self.calibration, made, parts=parts, samples=self.options["analysis_samples"],
-                outputs=self.options["outputs"], groups=groups, store=store, progress=self.stages.watcher,
+                outputs=self.options["outputs"], groups=groups, store=store, workers=self.options["workers"],
+                progress=self.stages.watcher,
             )  # fmt: skip
 
 

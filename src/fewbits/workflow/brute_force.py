@@ -1,6 +1,7 @@
 """Verb brute_force: the sensitivity of every group, each measured by runs of its own. Slow, and the truth."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import onnx_ir as ir
@@ -16,15 +17,20 @@ from fewbits.quantization.partial import encoded_alike, restricted
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
 from fewbits.reporting.record import versions
+from fewbits.runtime.parallel import Team, Workers
+from fewbits.runtime.progress import Progress
+from fewbits.runtime.session import RunOptions
 from fewbits.runtime.store import Store, key_of
 from fewbits.spec.plan import Plan, Role
 from fewbits.spec.precision import FP16, FP32, Precision
 from fewbits.workflow.calibrate import Calibration
-from fewbits.workflow.judge import Judge, OutputJudge, ScoreJudge
+from fewbits.workflow.content_keys import model_key, plan_key
+from fewbits.workflow.judge import Judge, Measure, OutputJudge, ScoreJudge, SentMeasure
 from fewbits.workflow.quantized import Quantized, quantize_calibrated
 from fewbits.workflow.scoring import Scoring
 from fewbits.workflow.sessions import open_graph
 from fewbits.workflow.stages import Stages, Watcher
+from fewbits.workflow.workers_sent import LateRunner, SentModel, on_threads
 
 SAMPLES = 64
 Mode = Literal["alone-quantized", "alone-float"]
@@ -52,6 +58,7 @@ def brute_force(
     ranges: str = "auto",
     weight_ranges: str = "auto",
     bias_correction: bool = True,
+    workers: Workers | None = None,
     progress: Watcher | None = None,
 ) -> Sensitivity:
     """Measure every group in every precision by running the network with that group quantized, and nothing else.
@@ -74,10 +81,11 @@ def brute_force(
         ranges: auto, minmax, mse, entropy or percentile:99.99; for precisions given by name.
         weight_ranges: auto, absmax or mse; likewise.
         bias_correction: let biases take up the mean error of rounded weights; likewise.
-        progress: told of each precision, with one step per run.
+        workers: who runs the networks; None is this process. The figures are the same whoever does.
+        progress: told of each precision, with one step per figure.
 
     Raises:
-        SpecError: a precision, mode or part cannot be, or no output is left to judge by.
+        SpecError: a precision, mode or part cannot be, or no output is left to judge by; there are no such workers.
     """
     _check(mode, parts)
     if not precisions:
@@ -87,16 +95,16 @@ def brute_force(
     runs = _Runs(calibration, judge, store or Store())
     stages = Stages(progress)
     found, figures = _named(find_groups(calibration.model.graph, calibration.target), groups), {}
-    for name, given in zip(names, precisions, strict=True):
-        whole = given if isinstance(given, Quantized) else quantize_calibrated(
-            calibration, name, ranges=ranges, weight_ranges=weight_ranges, bias_correction=bias_correction
-        )  # fmt: skip
-        wanted = [part for part in PARTS if part in parts and (part == "all" or name != str(FP16))]
-        with stages.stage(f"brute force {name}", len(found) * len(wanted)) as told:
-            for group in found:
-                for part in wanted:
-                    figures[group.name, name, part] = Figure(runs.error(whole, group, part, mode))
-                    told.advance(1)
+    with (workers or Workers()).team(runs.bench, runs.recipe) as team:
+        for name, given in zip(names, precisions, strict=True):
+            whole = given if isinstance(given, Quantized) else quantize_calibrated(
+                calibration, name, ranges=ranges, weight_ranges=weight_ranges, bias_correction=bias_correction
+            )  # fmt: skip
+            wanted = [part for part in PARTS if part in parts and (part == "all" or name != str(FP16))]
+            with stages.stage(f"brute force {name}", len(found) * len(wanted)) as told:
+                cases = [_Case(whole, group, part, mode) for group in found for part in wanted]
+                for case, error in zip(cases, runs.errors(cases, team, told), strict=True):
+                    figures[case.group.name, name, case.part] = Figure(error)
     return Sensitivity(
         method="brute-force", groups=found, precisions=tuple(dict.fromkeys(names)), samples=judge.samples, probes=0,
         outputs=runs.outputs(), figures=figures, metric=judge.metric,
@@ -112,66 +120,112 @@ def _named(groups: tuple[Group, ...], names: Sequence[str] | None) -> tuple[Grou
     return tuple(group for group in groups if group.name in names)
 
 
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One figure: what quantizing a part of a group costs."""
+
+    whole: Quantized
+    group: Group
+    part: Part
+    mode: Mode
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Bench:
+    """What every run needs."""
+
+    model: ir.Model
+    measure: Measure
+    options: RunOptions
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _BenchRecipe:
+    model: SentModel
+    measure: SentMeasure
+    options: RunOptions
+
+    def open(self, threads: int) -> _Bench:
+        options = on_threads(self.options, threads)
+        return _Bench(self.model.load(), self.measure.open(LateRunner(self.model, options)), options)
+
+
+_Job = tuple[Plan, Encoded]
+"""A network of which a part is quantized."""
+
+
+def _run(bench: _Bench, job: _Job) -> float:
+    return bench.measure.error(open_graph(insert_qdq(bench.model, *job), bench.options))
+
+
 class _Runs:
-    """Builds, runs and remembers the models."""
+    """Says which networks are to be run for a figure, and remembers what came of it."""
 
     def __init__(self, calibration: Calibration, judge: Judge, store: Store) -> None:
         self._calibration, self._judge = calibration, judge
         identity = judge.identity
         self._store = store if identity is not None else Store()
         provider = calibration.subject.options.provider_name()
-        self._context = key_of("brute force", versions(), _model_key(calibration.model), identity, provider)
+        self._context = key_of("brute force", versions(), model_key(calibration.model), identity, provider)
         self._refused = half_overflows(calibration.model.graph, calibration.statistics)
+        self._last: tuple[Quantized, str, _Job] | None = None
+
+    def bench(self) -> _Bench:
+        """Return what runs need in this process."""
+        return _Bench(self._calibration.model, self._judge, self._calibration.subject.options)
+
+    def recipe(self) -> _BenchRecipe:
+        """Return what runs need in a worker."""
+        options = self._calibration.subject.options
+        return _BenchRecipe(SentModel(self._calibration.model), self._judge.sent(), options)
 
     def outputs(self) -> tuple[str, ...]:
         """Return the outputs that the judge looks at."""
         return tuple(self._store.remember(key_of(self._context, "outputs"), lambda: self._judge.outputs))
 
-    def error(self, whole: Quantized, group: Group, part: Part, mode: Mode) -> float:
-        """Return what quantizing a group costs."""
-        precision = whole.profile.default
-        if mode == "alone-float":
-            without = profile_of({group: FP32}, precision)
-            return self._measured(whole.plan, whole.encoded) - self._measured(*self._model(whole, without))
-        plan, encoded = self._model(whole, profile_of({group: precision}))
-        return self._measured(plan if part == "all" else restricted(plan, _ROLES[part]), encoded)
+    def errors(self, cases: Sequence[_Case], team: Team, told: Progress) -> list[float]:
+        """Return what each of the cases costs; what comes of a run is put into the store as it ends."""
+        terms, known, missing = [], {_FLOAT: 0.0}, dict[str, _Job]()
+        for case in cases:
+            jobs = [(self._key(job), job) for job in self._jobs(case)]
+            terms.append([key for key, _ in jobs])
+            for key, job in jobs:
+                found = known[key] if key in known else self._store.get(key)
+                if found is None:
+                    missing[key] = job
+                else:
+                    known[key] = float(found)
+        keys, done = list(missing), 0
+        for index, error in team.map(_run, missing.values()) if missing else ():
+            self._store.put(keys[index], error)
+            known[keys[index]] = error
+            before, done = done, sum(known.keys() >= set(of) for of in terms)
+            told.advance(done - before)
+        told.advance(len(cases) - done)
+        return [known[first] - sum(known[other] for other in others) for first, *others in terms]
 
-    def _model(self, whole: Quantized, profile: Profile) -> tuple[Plan, Encoded]:
+    def _jobs(self, case: _Case) -> list[_Job]:
+        """Return the network whose error the figure is; in mode alone-float, and one to subtract."""
+        whole, precision = case.whole, case.whole.profile.default
+        if case.mode == "alone-float":
+            return [(whole.plan, whole.encoded), self._job(whole, profile_of({case.group: FP32}, precision))]
+        if self._last is None or self._last[0] is not whole or self._last[1] != case.group.name:
+            self._last = whole, case.group.name, self._job(whole, profile_of({case.group: precision}))
+        plan, encoded = self._last[2]  # the parts of a group are cut out of one plan
+        return [(plan if case.part == "all" else restricted(plan, _ROLES[case.part]), encoded)]
+
+    def _job(self, whole: Quantized, profile: Profile) -> _Job:
         plan = resolve(self._calibration.model, profile, self._calibration.target, half_refused=self._refused)
         return plan, encoded_alike(whole.plan, whole.encoded, plan)
 
-    def _measured(self, plan: Plan, encoded: Encoded) -> float:
+    def _key(self, job: _Job) -> str:
+        plan, encoded = job
         if not plan.grids and not any(node.precision == FP16 for node in plan.nodes.values()):
-            return 0.0  # the float model itself
-        key = key_of(self._context, _plan_key(plan, encoded))
-        return float(self._store.remember(key, lambda: self._run(plan, encoded)))
-
-    def _run(self, plan: Plan, encoded: Encoded) -> float:
-        model = insert_qdq(self._calibration.model, plan, encoded)
-        return self._judge.error(open_graph(model, self._calibration.subject.options))
+            return _FLOAT
+        return key_of(self._context, plan_key(plan, encoded))
 
 
-def _model_key(model: ir.Model) -> str:
-    """Return the content hash of a graph: its operators and its constants."""
-    nodes = [ir.to_proto(node).SerializeToString(deterministic=True) for node in model.graph]
-    constants = {
-        name: value.const_value.numpy()
-        for name, value in model.graph.initializers.items()
-        if value.const_value is not None
-    }
-    ends = [str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)]
-    return key_of(nodes, constants, ends, dict(model.opset_imports))
-
-
-def _plan_key(plan: Plan, encoded: Encoded) -> str:
-    """Return the content hash of what is inserted into a graph."""
-    grids = {
-        key: (repr(grid), encoded.encodings[key].scale, encoded.encodings[key].zero_point, encoded.biases.get(key))
-        for key, grid in plan.grids.items()
-    }
-    inputs = {f"{position} {node}": key for (node, position), key in plan.inputs.items()}
-    halves = sorted(name for name, node in plan.nodes.items() if node.precision == FP16)
-    return key_of(grids, inputs, dict(plan.outputs), halves)
+_FLOAT = "float"  # nothing is quantized: no error, and nothing to run
 
 
 def _check(mode: str, parts: Sequence[str]) -> None:

@@ -10,15 +10,17 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from fewbits.quantization.encode import Memo
-from fewbits.quantization.observe import Statistics, observe, watchlist
+from fewbits.quantization.observe import Statistics, join_parts, observe, watchlist
 from fewbits.runtime.data import Dataset, Preprocess
 from fewbits.runtime.data.open import DataLike
+from fewbits.runtime.parallel import Workers
 from fewbits.runtime.session import RunOptions
 from fewbits.spec.target import DEFAULT_TARGET, Target
 from fewbits.workflow.sessions import open_graph, with_outputs
 from fewbits.workflow.source import ModelLike, Source
 from fewbits.workflow.stages import Stages, Watcher
 from fewbits.workflow.subject import Subject, open_subject
+from fewbits.workflow.workers_calibrate import observed_parts
 
 SAMPLES = 400
 MOST_WATCHED_BYTES = 64 << 20
@@ -70,6 +72,7 @@ def calibrate(
     preprocess: Preprocess | None = None,
     batch_size: int | None = None,
     run_options: RunOptions | None = None,
+    workers: Workers | None = None,
     progress: Watcher | None = None,
 ) -> Calibration:
     """Prepare a model and run it once over the data.
@@ -84,6 +87,7 @@ def calibrate(
         preprocess: how images become inputs.
         batch_size: samples per call; None chooses one by the size of the tensors.
         run_options: provider and threads.
+        workers: who runs the model; None is this process. The statistics are the same whoever does.
         progress: told of each stage.
 
     Raises:
@@ -95,20 +99,25 @@ def calibrate(
             model, data=data, target=target, dims=dims, simplify=simplify, preprocess=preprocess,
             batch_size=batch_size, run_options=run_options,
         )  # fmt: skip
-    return calibrate_subject(subject, samples=samples, stages=stages)
+    return calibrate_subject(subject, samples=samples, stages=stages, workers=workers)
 
 
-def calibrate_subject(subject: Subject, *, samples: int, stages: Stages) -> Calibration:
+def calibrate_subject(subject: Subject, *, samples: int, stages: Stages, workers: Workers | None = None) -> Calibration:
     """Run the float model once over at most `samples` of its data.
 
     Raises:
         DataError: the data cannot be used, or a tensor becomes NaN or Inf on them.
+        SpecError: there are no such workers.
     """
     with stages.stage("calibrate", samples) as told:
         watch = watchlist(subject.model.graph, subject.target)
         size = batch_size_for(subject)
-        watched = open_graph(with_outputs(subject.model, tuple(watch.names)), subject.options)
-        statistics = observe(watched.run, watch, _batches(subject.data, size, samples), progress=told)
+        watched, batches = with_outputs(subject.model, tuple(watch.names)), _batches(subject.data, size, samples)
+        if workers is None or workers.is_alone:
+            statistics = observe(open_graph(watched, subject.options).run, watch, batches, progress=told)
+        else:
+            parts = observed_parts(watched, subject.options, watch, batches, workers)
+            statistics = join_parts(watch, parts, progress=told)
     return Calibration(subject, statistics, size, stages.seconds)
 
 

@@ -23,10 +23,11 @@ from fewbits.workflow.calibrate import Calibration
 from fewbits.workflow.finish import Finished, Written, complete, write_made
 from fewbits.workflow.goal import Goal
 from fewbits.workflow.quantized import Quantized, quantize_calibrated
-from fewbits.workflow.score_memory import ScoreMemory
+from fewbits.workflow.score_memory import ScoreMemory, artifact_hash
 from fewbits.workflow.scoring import Scoring
 from fewbits.workflow.stages import Stages
 from fewbits.workflow.verdict import Status
+from fewbits.workflow.workers_scoring import ScoreFiles
 from fewbits.workflow.writing import Options, data_facts, described, model_facts
 
 
@@ -91,6 +92,7 @@ class Contest:
         options: what the caller asked for.
         output: folder of the run; each candidate gets one inside it. None keeps nothing.
         memory: knows scores of files that were scored before.
+        score_files: scores several files at once in workers; None scores one after the other in this process.
     """
 
     calibration: Calibration
@@ -101,6 +103,7 @@ class Contest:
     options: Options
     output: Path | None
     memory: ScoreMemory = field(default_factory=ScoreMemory)
+    score_files: ScoreFiles | None = None
 
     def make(self, name: str, profile: Profile | str, *, ranges: Ranges | None = None) -> Quantized:
         """Quantize a candidate with the ranges that the caller asked for, or with those that another one came to.
@@ -148,12 +151,20 @@ class Contest:
         return Candidate(entry.name, done.score, done.drop, cost, status, done.record, where)
 
     def _scores(self, entries: Sequence[Entry], folders: Sequence[Path], runners: Sequence[Runner]) -> list[Evaluation]:
-        """Return the scores, those that are remembered without a run."""
-        found = []
-        for entry, folder, runner in zip(entries, folders, runners, strict=True):
-            with self.stages.stage(f"score {entry.name}", self.before.samples) as told:
-                found.append(self.memory.remember(folder, lambda r=runner, t=told: self.scoring.score(r, t)))  # type: ignore[misc]
-        return found
+        """Return the scores; those that are remembered take no run, the others are put down as they come."""
+        contents = [artifact_hash(folder) for folder in folders]
+        found = {i: known for i, content in enumerate(contents) if (known := self.memory.get(content)) is not None}
+        missing = [i for i in range(len(entries)) if i not in found]
+        if self.score_files is None:
+            for i in missing:
+                with self.stages.stage(f"score {entries[i].name}", self.before.samples) as told:
+                    found[i] = self.memory.put(contents[i], self.scoring.score(runners[i], told))
+        elif missing:
+            with self.stages.stage("score", len(missing) * self.before.samples) as told:
+                for index, score in self.score_files([folders[i] / names.ARTIFACT for i in missing]):
+                    found[missing[index]] = self.memory.put(contents[missing[index]], score)
+                    told.advance(score.samples)
+        return [found[i] for i in range(len(entries))]
 
     @cached_property
     def sizes(self) -> dict[str, int]:

@@ -33,6 +33,22 @@ class Goal:
         """Return the drop that is judged: against float, or for sqnr what lacks to the floor."""
         return lost.value if self.floor is None else self.floor - score.value
 
+    def error_shares(self, lost: float) -> tuple[float, ...]:
+        """Return what shares of its output error a model that loses too much may keep, the least first.
+
+        SQNR says it itself, within a decibel. A drop that is twice what is allowed asks for half the error where drops
+        grow with the error, and for a quarter where they grow with its root: the truth is expected between the two.
+
+        Args:
+            lost: see `drop`.
+        """
+        if self.floor is not None:
+            return tuple(10 ** ((-lost + margin) / 10) for margin in (-1.0, 1.0))
+        if self.max_drop <= 0 or lost <= self.max_drop:
+            return ()
+        share = self.max_drop / lost
+        return share**2, share
+
     def judge(self, lost: Drop, score: Evaluation) -> Status:
         """Return whether a score is acceptable; a drop that is beyond the goal inside its own interval is noise."""
         found = self.drop(lost, score)

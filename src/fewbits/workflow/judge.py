@@ -1,24 +1,42 @@
 """How bad a quantized model is, as one number: by the error of its outputs, or by the user's score."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from fewbits.analysis.evaluate import drop
+from fewbits.analysis.evaluate import Evaluation, drop
 from fewbits.analysis.score_cache import CachedPredict
+from fewbits.analysis.score_types import Predict
 from fewbits.analysis.score_user import UserMetric
 from fewbits.errors import SpecError
 from fewbits.numerics.output_error import Normalize, RelativeOutputError
-from fewbits.runtime.data.types import Array
+from fewbits.runtime.data.types import Array, Dataset
 from fewbits.runtime.session import Runner
 from fewbits.runtime.store import key_of
 from fewbits.workflow.calibrate import Calibration
 from fewbits.workflow.scoring import Scoring
+from fewbits.workflow.workers_scoring import SentScoring
+from fewbits.workflow.workers_sent import KeptData, LateRunner, sent_data
 
 MOST_KEPT_BYTES = 512 << 20
 """Samples that take more memory are read again for every model."""
 
 
-class Judge(Protocol):
+class Measure(Protocol):
+    """Says how bad a model is: all of a judge that a worker needs."""
+
+    def error(self, runner: Runner) -> float:
+        """Return how bad a model is; 0 for the float model itself."""
+
+
+class SentMeasure(Protocol):
+    """A `Measure` that can be sent."""
+
+    def open(self, reference: LateRunner) -> Measure:
+        """Return the measure, given the float model."""
+
+
+class Judge(Measure, Protocol):
     """Measures models of one network against its float model."""
 
     @property
@@ -37,8 +55,68 @@ class Judge(Protocol):
     def metric(self) -> str:
         """Name of the user's metric; empty where the figure is a relative error."""
 
+    def sent(self) -> SentMeasure:
+        """Return what measures alike in a worker."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Samples:
+    """Calibration samples, kept where there is room."""
+
+    data: Dataset
+    batch_size: int
+    limit: int
+    kept: tuple[Mapping[str, Array], ...] | None = None
+
+    def batches(self) -> Iterator[Mapping[str, Array]]:
+        if self.kept is not None:
+            return iter(self.kept)
+        return (batch.feeds for batch in self.data.batches(self.batch_size, self.limit))
+
+    def read(self) -> tuple["_Samples", int, list[str]]:
+        """Return the same samples, kept if there is room; how many there are; and the hashes of their batches."""
+        count, size, digests, kept = 0, 0, [], []
+        for batch in self.data.batches(self.batch_size, self.limit):
+            count += batch.size
+            size += sum(array.nbytes for array in batch.feeds.values())
+            digests.append(key_of(dict(batch.feeds)))
+            if size <= MOST_KEPT_BYTES:
+                kept.append(batch.feeds)
+        return replace(self, kept=tuple(kept) if size <= MOST_KEPT_BYTES else None), count, digests
+
+    def sent(self) -> "_Samples":
+        """Return what can be sent: what is kept goes by value."""
+        if self.kept is not None:
+            return replace(self, data=KeptData(self.data.name, self.data.has_labels, ()))
+        return replace(self, data=sent_data(self.data, self.batch_size, self.limit))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _OutputErrors:
+    """Relative error of some outputs against those of the float model."""
+
+    reference: Predict
+    samples: _Samples
+    outputs: tuple[str, ...]
+    normalize: Normalize
+
     def error(self, runner: Runner) -> float:
-        """Return how bad a model is; 0 for the float model itself."""
+        """Return the relative error of the outputs; infinite where none of them keeps its shape."""
+        found = RelativeOutputError(self.outputs, self.normalize)
+        for feeds in self.samples.batches():
+            found.update(self.reference(feeds), runner.run(self.outputs, feeds))
+        return float("inf") if found.value is None else found.value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _SentOutputErrors:
+    samples: _Samples
+    outputs: tuple[str, ...]
+    normalize: Normalize
+
+    def open(self, reference: LateRunner) -> Measure:
+        cached = CachedPredict(lambda feeds: reference.run(self.outputs, feeds))
+        return _OutputErrors(cached, self.samples, self.outputs, self.normalize)
 
 
 class OutputJudge:
@@ -65,29 +143,12 @@ class OutputJudge:
         if unknown:
             raise SpecError(f"The model has no output {unknown[0]!r}: it has {', '.join(runner.output_names)}.")
         self._names = runner.output_names if outputs is None else tuple(outputs)
-        self._normalize, self._limit = normalize, samples
-        self._data, self._batch_size = calibration.subject.data, calibration.batch_size
+        self._normalize = normalize
         self._reference = CachedPredict(lambda feeds: runner.run(self._names, feeds))
         self._varied: tuple[str, ...] | None = None
-        self._kept: list[Mapping[str, Array]] | None = None
-        self.samples, self.identity = self._read()
-
-    def _read(self) -> tuple[int, str]:
-        """Return how many samples there are, and the hash of what they hold; keep them if there is room."""
-        count, size, digests, kept = 0, 0, [], []
-        for batch in self._data.batches(self._batch_size, self._limit):
-            count += batch.size
-            size += sum(array.nbytes for array in batch.feeds.values())
-            digests.append(key_of(dict(batch.feeds)))
-            if size <= MOST_KEPT_BYTES:
-                kept.append(batch.feeds)
-        self._kept = kept if size <= MOST_KEPT_BYTES else None
-        return count, key_of("outputs", self._names, self._normalize, digests)
-
-    def _batches(self) -> Iterator[Mapping[str, Array]]:
-        if self._kept is not None:
-            return iter(self._kept)
-        return (batch.feeds for batch in self._data.batches(self._batch_size, self._limit))
+        asked = _Samples(calibration.subject.data, calibration.batch_size, samples)
+        self._samples, self.samples, digests = asked.read()
+        self.identity: str | None = key_of("outputs", self._names, normalize, digests)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -98,7 +159,7 @@ class OutputJudge:
         """
         if self._varied is None:
             found = RelativeOutputError(self._names, self._normalize)
-            for feeds in self._batches():
+            for feeds in self._samples.batches():
                 answers = self._reference(feeds)
                 found.update(answers, answers)
             self._varied = tuple(found.by_output)
@@ -111,10 +172,15 @@ class OutputJudge:
 
     def error(self, runner: Runner) -> float:
         """Return the relative error of the outputs; infinite where none of them keeps its shape."""
-        found = RelativeOutputError(self.outputs, self._normalize)
-        for feeds in self._batches():
-            found.update(self._reference(feeds), runner.run(self.outputs, feeds))
-        return float("inf") if found.value is None else found.value
+        return _OutputErrors(self._reference, self._samples, self.outputs, self._normalize).error(runner)
+
+    def sent(self) -> SentMeasure:
+        """Return what measures alike in a worker.
+
+        Raises:
+            DataError: the data cannot be read.
+        """
+        return _SentOutputErrors(self._samples.sent(), self.outputs, self._normalize)
 
 
 class ScoreJudge:
@@ -142,4 +208,32 @@ class ScoreJudge:
 
     def error(self, runner: Runner) -> float:
         """Return the drop of the score."""
-        return drop(self._before, self._scoring.score(runner)).value
+        return _Drops(self._scoring, self._before).error(runner)
+
+    def sent(self) -> SentMeasure:
+        """Return what measures alike in a worker.
+
+        Raises:
+            DataError: the data cannot be read.
+        """
+        return _SentDrops(SentScoring.of(self._scoring), self._before)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Drops:
+    """Drop of a score."""
+
+    scoring: Scoring
+    before: Evaluation
+
+    def error(self, runner: Runner) -> float:
+        return drop(self.before, self.scoring.score(runner)).value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _SentDrops:
+    scoring: SentScoring
+    before: Evaluation
+
+    def open(self, reference: LateRunner) -> Measure:
+        return _Drops(self.scoring.open(reference), self.before)

@@ -42,11 +42,7 @@ class ScoreMemory:
         reference = model_key(subject.model) if scoring.metric.needs_float else ""
         return cls(store, key_of(key, reference, versions(), machine(), _options(subject.options)))
 
-    def remember(self, folder: Path, score: Callable[[], Evaluation]) -> Evaluation:
-        """Return the score of the artifact in `folder`; it is found out where it is not known."""
-        return self.remember_as(artifact_hash(folder), score)
-
-    def remember_as(self, content: str, score: Callable[[], Evaluation]) -> Evaluation:
+    def remember(self, content: str, score: Callable[[], Evaluation]) -> Evaluation:
         """Return the score of a model with a content hash; it is found out where it is not known."""
         known = self.get(content)
         return self.put(content, score()) if known is None else known
