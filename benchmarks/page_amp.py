@@ -41,7 +41,16 @@ def greedy() -> str:
         for way in result["greedy"]:
             rows.append((name, result["groups"], way["greedy"], f"{way['median']:.3f}", f"{way['worst']:.3f}",
                          way["never_reached"], f"{way['seconds']:.1f}", f"{result['seconds']:.1f}"))  # fmt: skip
-    header = ("network", "groups", "greedy", "cost, median", "cost, worst", "never reached", "seconds", "exact: seconds")
+    header = (
+        "network",
+        "groups",
+        "greedy",
+        "cost, median",
+        "cost, worst",
+        "never reached",
+        "seconds",
+        "exact: seconds",
+    )
     return (
         "The exact choice against greedy ones, on the same predicted noise and bit operations (candidates w8a8, w8a16, fp16, w4a8): what the "
         "cheapest assignment that greedy finds within the error of each point of the exact curve costs, relative to that point. `alone` goes by the "
