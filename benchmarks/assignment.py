@@ -4,29 +4,41 @@ For every point of the exact curve: the cost of the cheapest assignment that gre
 Greedy starts with every group in its cheapest precision and changes one group after the other, always the one (and to
 the precision) with the most error avoided per added cost. `alone`: each group judged by the error that it causes alone,
 as rankings of layers do, and conversions not seen; `together`: by the predicted error of the whole assignment.
+
+The error of every point of the exact curve is measured, too, on 32 calibration samples (float16 by the torch executor).
 """
 
 import math
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 import fewbits
 import pipeline
 import record
+from fewbits.quantization.encode import Ranges
+from fewbits.quantization.groups import profile_of
 from fewbits.runtime.session import RunOptions
 from fewbits.runtime.store import Store
+from fewbits.spec.precision import Precision
 from fewbits.workflow.amp_noise import find_noise
 from fewbits.workflow.cost_context import CostContext
 from fewbits.workflow.cost_models import parse_cost
+from fewbits.workflow.judge import OutputJudge
+from fewbits.workflow.measured_error import measured_error
 from fewbits.workflow.pareto import pareto_curve
 from fewbits.workflow.precision_problem import Problem, predicted_error
 from fewbits.workflow.stages import Stages
 from networks import NETWORKS, Network
 
 CANDIDATES = ("w8a8", "w8a16", "fp16", "w4a8")
+LEAST = 0.95
+"""Rank correlation of predicted and measured errors."""
+MEASURED = 32
 NAMES = ("kwt1", "resnet56", "imdn", "stories", "mobilenetv1", "fastestdet")
 
 
@@ -44,7 +56,7 @@ def main() -> None:
 
 def compare(network: Network, args: Namespace) -> dict[str, Any]:
     """Return the costs of exact and greedy assignments of one network."""
-    problem = problem_of(network, args)
+    problem, context, ranges = problem_of(network, args)
     begin = time.perf_counter()
     curve = pareto_curve(problem)
     seconds = time.perf_counter() - begin
@@ -63,24 +75,28 @@ def compare(network: Network, args: Namespace) -> dict[str, Any]:
                      "worst": max(finite)})  # fmt: skip
     text = "; ".join(f"{r['greedy']}: {r['median']:.3f} times the cost (median), {r['worst']:.3f} at worst, "
                      f"{r['never_reached']} never reached, {r['seconds']:.1f} s" for r in rows)  # fmt: skip
+    measured = [measure(context, ranges, point.profile) for point in curve]
+    correlation = float(spearmanr([point.error for point in curve], measured).statistic)
     least = min(ratio for row in rows for ratio in row["ratios"] if ratio is not None)
-    met = record.verdict(least >= 1 - 1e-3)
+    met = record.verdict(least >= 1 - 1e-3 and correlation >= LEAST)
     print(
-        f"{network.name}: {len(problem.candidates)} groups, {len(curve)} points in {seconds:.1f} s; {text} ({met})",
+        f"{network.name}: {len(problem.candidates)} groups, {len(curve)} points in {seconds:.1f} s; {text}; "
+        f"rank correlation of predicted and measured errors {correlation:.3f} ({met})",
         flush=True,
     )
-    points = [{"cost": a.cost, "error": a.error} for a in curve]
+    points = [{"cost": a.cost, "error": a.error, "measured": m} for a, m in zip(curve, measured, strict=True)]
     return {
         "network": network.name,
         "groups": len(problem.candidates),
         "points": points,
         "seconds": seconds,
         "greedy": rows,
+        "rank_correlation": correlation,
     }
 
 
-def problem_of(network: Network, args: Namespace) -> Problem:
-    """Return predicted noise and bit operations of a network."""
+def problem_of(network: Network, args: Namespace) -> tuple[Problem, CostContext, Ranges]:
+    """Return predicted noise and bit operations of a network, and what models of it are made from."""
     calibration = fewbits.calibrate(
         network.path, data=lambda: network.calibration(args.samples), target=args.target, samples=args.samples,
         run_options=RunOptions(threads=args.threads),
@@ -89,7 +105,16 @@ def problem_of(network: Network, args: Namespace) -> Problem:
     made = [fewbits.quantize_calibrated(calibration, name, ranges=first.ranges) for name in args.candidates]
     store = Store()
     noise = find_noise(calibration, made, method="one-pass", samples=64, store=store, stages=Stages())
-    return Problem(noise, parse_cost("bitops")(CostContext(calibration, store), args.candidates))
+    context = CostContext(calibration, store)
+    return Problem(noise, parse_cost("bitops")(context, args.candidates)), context, first.ranges
+
+
+def measure(context: CostContext, ranges: Ranges, profile: Mapping[str, str]) -> float:
+    """Return the error of the outputs in a profile, measured."""
+    chosen = {group: Precision.parse(profile[group.name]) for group in context.groups}
+    made = fewbits.quantize_calibrated(context.calibration, profile_of(chosen), ranges=ranges)
+    judge = OutputJudge(context.calibration, MEASURED, None, "channel")
+    return measured_error(judge, context.calibration, made, with_torch=True, store=context.store)
 
 
 def cheapest(problem: Problem) -> dict[str, str]:

@@ -6,6 +6,7 @@ import peer_tools
 from accuracy import PEERS
 from networks import NETWORKS
 from page import HERE, decimals, load, table
+from page_amp import amp
 from page_qnn import exchange, qnn
 
 PAGE = HERE.parent / "docs" / "results.md"
@@ -47,6 +48,7 @@ def main() -> None:
         torch_operators(),
         sensitivity(),
         lite(),
+        amp(),
         qnn(),
         exchange(),
         memory(),

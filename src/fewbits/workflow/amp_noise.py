@@ -122,7 +122,9 @@ def corrected(
 
 def contributions(noise: Mapping[str, Noise], profile: Mapping[str, str]) -> dict[str, float]:
     """Return group -> what it adds to the predicted error of a profile; see `predicted_error`."""
-    found = {g: noise[p].own.get(g, 0.0) + noise[p].written.get(g, 0.0) for g, p in profile.items()}
+    nothing = Noise({}, {}, {})  # of fp32
+    parts = {g: noise.get(p, nothing) for g, p in profile.items()}
+    found = {g: part.own.get(g, 0.0) + part.written.get(g, 0.0) for g, part in parts.items()}
     for precision, of_precision in noise.items():
         for (writer, reader), error in of_precision.read.items():
             if profile.get(reader) == precision and writer != reader:

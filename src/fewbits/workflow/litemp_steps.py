@@ -130,7 +130,7 @@ def steps_after(found: Contestants, options: Mapping[str, Any], output: Path | N
         options: of the run, by option name.
         output: folder of the run; None where nothing was kept.
     """
-    return (*_kept(output), *_further(found, options))
+    return (*_kept(output), *_further(found, options), *_mixed(found, options))
 
 
 def _kept(output: Path | None) -> Iterator[tuple[str, str]]:
@@ -163,6 +163,19 @@ def _further(found: Contestants, options: Mapping[str, Any]) -> Iterator[tuple[s
         yield f"lift more than {last:g} % of the groups", _again(options, percents=more)
     if any(c.status is Status.NOISE for c in (found.high, *(step.candidate for step in found.steps))):
         yield "score on more samples", _again(options, eval_data="MORE_DATA", eval_samples=None)
+
+
+def _mixed(found: Contestants, options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Step 3 of the workflow, where there may be something cheaper than what suffices."""
+    if found.base.status is Status.OK or found.best.status is not Status.OK:
+        return
+    only = tuple(name for name in _ONLY if name not in ("base", "high", "ranking", "most_macs", "output"))
+    candidates = ",".join(dict.fromkeys((found.base.precision, found.high.precision, "fp16")))
+    given = {**options, "output": "OUT"}
+    yield (
+        "find the cheapest mix of precisions",
+        command_line("amp", given, only=(*only, "output"), candidates=candidates),
+    )
 
 
 def _again(options: Mapping[str, Any], **changes: Any) -> str:
