@@ -108,8 +108,8 @@ def amp(
     """Find the cheapest assignment of precisions to groups of operators whose drop is acceptable.
 
     Which assignments are worth a look is predicted, as the solution of an integer program; a few of them are scored
-    for real. The first two are scored within seconds; from then on the output folder holds the best so far, with all
-    its files, and every scored point has a folder of its own. What was found is kept in the run's store: stopped at
+    for real. The first is scored within seconds; from then on the output folder holds the best so far, with all its
+    files, and every scored point has a folder of its own. What was found is kept in the run's store: stopped at
     any moment and started again with the same options, a run repeats no evaluation.
 
     Args:

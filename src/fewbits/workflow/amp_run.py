@@ -96,7 +96,6 @@ class AmpRun:
     noise: Noises = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     ended: str = ""
-    published: int | None = None
     _longest_round: float = 0.0
 
     def run(self) -> AmpRecord:
@@ -110,7 +109,7 @@ class AmpRun:
         outcome = self._score([("uniform", cheapest)])[0][1]
         if outcome.is_ok and not self.wants_least_drop:
             self.ended = "the cheapest profile of all is within the goal"
-        else:
+        elif not self._is_out_of_time():
             self._search()
         record = self.record(is_finished=True)
         self._publish(record, final=True)
@@ -152,10 +151,13 @@ class AmpRun:
     def _macs(self) -> dict[str, float] | None:
         return mac_shares(self.contest.calibration, self.context.groups, self.context.sizes)
 
+    @property
+    def _no_noise(self) -> Noises:
+        return dict.fromkeys(self.wishes.precisions, Noise({}, {}, {}))
+
     def _problem(self, noise: Mapping[str, Noise]) -> Problem:
         """Return the problem; noise that is not known yet counts as none."""
-        nothing = dict.fromkeys(self.wishes.precisions, Noise({}, {}, {}))
-        return Problem({**nothing, **noise}, self.costs, self._allowed, self.wishes.limits(self._macs))
+        return Problem({**self._no_noise, **noise}, self.costs, self._allowed, self.wishes.limits(self._macs))
 
     def _note_absent(self) -> None:
         for name in self.wishes.candidates:
@@ -231,10 +233,11 @@ class AmpRun:
         contest, options = self.contest, self.contest.options
         names = [p for p in self.wishes.precisions if p != "fp32" and any(p in c for c in self.costs.groups.values())]
         made = {name: contest.make(name, name, ranges=self._ranges) for name in names}
-        self.noise = find_noise(
+        found = find_noise(
             contest.calibration, list(made.values()), method=options["ranking"], samples=options["rank_samples"],
             store=self.store, stages=contest.stages, workers=options["workers"],
         )  # fmt: skip
+        self.noise = {**self._no_noise, **found}
         return made
 
     @cached_property

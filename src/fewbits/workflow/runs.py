@@ -110,7 +110,7 @@ def _count(path: Path) -> int | None:
     if not path.is_file():
         return None
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as database:
             return int(database.execute("SELECT count(*) FROM results").fetchone()[0])
     except sqlite3.Error:
         return None
