@@ -328,7 +328,6 @@ def test_of_equally_cheap_profiles_the_better_one_is_best():
     assert search.best.profile == {"a": "w8a8", "b": "fp16"}
 
 
-@pytest.mark.xfail(strict=True, reason="`_between` asks for two thirds of the bracket at most")
 def test_a_profile_just_below_the_cheapest_acceptable_one_is_not_overlooked():
     """Nothing lies in the lower part of the bracket, and something in its upper part: it is within the goal, too."""
     problem = drawn(26, 5)

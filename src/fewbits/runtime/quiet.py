@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_STDOUT, _STDERR = 1, 2
+_STDOUT = 1
 
 
 @contextmanager
-def native_output_to_stderr() -> Iterator[None]:
-    """Send what native code prints to the standard output to the standard error while the block runs."""
+def native_output_dropped() -> Iterator[None]:
+    """Drop what native code prints to the standard output while the block runs."""
     try:
         sys.stdout.flush()
         saved = os.dup(_STDOUT)
@@ -20,12 +20,11 @@ def native_output_to_stderr() -> Iterator[None]:
         yield
         return
     try:
-        os.dup2(_STDERR, _STDOUT)
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123 - a device, not a path of ours
+            os.dup2(nowhere.fileno(), _STDOUT)
         yield
     finally:
-        with contextlib.suppress(
-            OSError, AttributeError, TypeError
-        ):  # where the C library cannot be named, as on Windows
+        with contextlib.suppress(OSError, AttributeError, TypeError):  # the C library has no name on Windows
             ctypes.CDLL(None).fflush(None)
         os.dup2(saved, _STDOUT)
         os.close(saved)

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 
 from fewbits.analysis.costs import Costs, activation_type
 from fewbits.analysis.sensitivity import Noise
+from fewbits.artifact import names
 from fewbits.artifact.folder import staged
 from fewbits.quantization.encode import Ranges
 from fewbits.quantization.groups import profile_of
@@ -97,6 +98,7 @@ class AmpRun:
     notes: list[str] = field(default_factory=list)
     ended: str = ""
     _longest_round: float = 0.0
+    _published_runs: int = 0
 
     def run(self) -> AmpRecord:
         """Search; every round ends with the best so far in the output folder.
@@ -134,6 +136,10 @@ class AmpRun:
         assert known.candidate is not None
         drop = self.contest.goal.drop(known.candidate.drop, known.candidate.score)
         return Outcome(known.candidate.status.value == "ok", drop)
+
+    def _is_accepted(self, known: Known) -> bool:
+        is_within = self.budget is None or known.cost <= self.budget * (1 + 1e-9)
+        return is_within and (self.wants_least_drop or self._outcome(known).is_ok)
 
     @cached_property
     def budget(self) -> float | None:
@@ -310,7 +316,7 @@ class AmpRun:
             groups=self._groups,
             points=points,
             chosen=best.number,
-            is_accepted=self._outcome(best).is_ok and (self.budget is None or best.cost <= self.budget * (1 + 1e-9)),
+            is_accepted=self._is_accepted(best),
             is_finished=is_finished,
             ended=self.ended,
             evaluations=len(scored),
@@ -359,10 +365,15 @@ class AmpRun:
         return tuple(self.context.layout(self.wishes.precisions).passed)
 
     def _publish(self, record: AmpRecord, *, final: bool = False) -> None:
-        """Make the output folder that of the best so far."""
-        output, best = self.contest.output, self.best
-        if output is None:
+        """Make the output folder that of the best so far.
+
+        What a run that was stopped had left there stays until something new is known, or all is.
+        """
+        output, best, runs = self.contest.output, self.best, self.contest.memory.runs
+        is_known = output is not None and runs == self._published_runs and (output / names.RECORD).is_file()
+        if output is None or (is_known and not final):
             return
+        self._published_runs = runs
         assert best.candidate is not None
         with staged(output) as folder:
             publish(best.candidate, record, folder)

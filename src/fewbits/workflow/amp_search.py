@@ -157,8 +157,12 @@ class Search:
             return self._new("curve", self.curve[-1:])
         if not self._has_passed():
             fresh = [a for _, a in self._new("curve", self.curve)]
-            guessed = [("curve", a) for a in self._guess(fresh)]
-            return guessed or self._new("curve", self.curve[-1:]) or self._new("between", self._most_accurate())  # type: ignore[return-value]
+            guessed = self._new("curve", self._guess(fresh))
+            return (
+                guessed
+                or self._new("curve", self.curve[-1:])
+                or self._new("repaired" if self._repairs else "between", self._most_accurate())
+            )
         low, high = self._bracket()
         if high <= low * (1 + _SAME):
             return []
@@ -185,10 +189,14 @@ class Search:
         """Return the least error at costs that divide the bracket."""
         if high - low <= RESOLUTION * high:
             return []
-        count = self._limits.at_once
-        budgets = [low + (high - low) * (i + 1) / (count + 1) for i in range(count)]
-        found = [self._memory.least_error(budget) for budget in budgets]
-        return [a for a in found if a is not None and low * (1 + _SAME) < a.cost < high * (1 - RESOLUTION)]
+        count, top = self._limits.at_once, high * (1 - RESOLUTION)
+        inside = [low + (high - low) * (i + 1) / (count + 1) for i in range(count)]
+        for budgets in (inside, [top]):
+            answers = [self._memory.least_error(budget) for budget in budgets]
+            found = [a for a in answers if a is not None and low * (1 + _SAME) < a.cost < top * (1 + _SAME)]
+            if fresh := [a for _, a in self._new("between", found)]:
+                return fresh
+        return []
 
     def _repaired(self) -> list[tuple[Origin, Assignment]]:
         """Return what corrected errors suggest: as good as the best for less, and the best at the price that failed."""

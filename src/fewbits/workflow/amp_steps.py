@@ -25,6 +25,10 @@ class Rule:
 
 RULES: tuple[Rule, ...] = (
     Rule(
+        lambda r: r.is_accepted and r.budget is not None and r.goal["is_default"],
+        lambda r: f"{_said(r, _chosen(r))} loses the least of all that were scored within the budget.",
+    ),
+    Rule(
         lambda r: r.is_accepted and _chosen(r).origin == "uniform" and _chosen(r) is r.points[0],
         lambda r: f"the cheapest profile of all is within the goal ({_said(r, _chosen(r))}).",
     ),

@@ -154,7 +154,7 @@ class Contest:
         """Return the scores; those that are remembered take no run, the others are put down as they come."""
         contents = [artifact_hash(folder) for folder in folders]
         found = {i: known for i, content in enumerate(contents) if (known := self.memory.get(content)) is not None}
-        missing = [i for i in range(len(entries)) if i not in found]
+        missing = [i for i in range(len(entries)) if i not in found and i == contents.index(contents[i])]
         if self.score_files is None:
             for i in missing:
                 with self.stages.stage(f"score {entries[i].name}", self.before.samples) as told:
@@ -164,7 +164,7 @@ class Contest:
                 for index, score in self.score_files([folders[i] / names.ARTIFACT for i in missing]):
                     found[missing[index]] = self.memory.put(contents[missing[index]], score)
                     told.advance(score.samples)
-        return [found[i] for i in range(len(entries))]
+        return [found[contents.index(content) if i not in found else i] for i, content in enumerate(contents)]
 
     @cached_property
     def sizes(self) -> dict[str, int]:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewbits.errors import SpecError
-from fewbits.runtime.quiet import native_output_to_stderr
+from fewbits.runtime.quiet import native_output_dropped
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -275,7 +275,7 @@ def _solve(
         constraints.append(LinearConstraint(_charges(program, choices, used), ub=0.0))
     for single, joint in rows:
         constraints.append(LinearConstraint(np.concatenate([single[choices], joint[used]])[None], ub=1.0 - tighter))
-    with native_output_to_stderr():  # HiGHS sometimes leaves a line there
+    with native_output_dropped():  # HiGHS sometimes leaves a line there
         found = milp(
             np.concatenate([goal.single[choices], goal.joint[used]]),
             integrality=np.ones(size + len(used)),  # penalties follow, but told so, HiGHS is up to 20 times as quick
