@@ -1,8 +1,8 @@
 """Two workers against one: brute-force analysis and calibration of the same network, in turn; equal to the last bit.
 
 Twice: with one thread in every worker, and with each worker's share of the processors, where one worker has them all
-and the gain is what one process leaves of them. Processes are started and the model reaches them within the time that is
-measured; in later rounds they are there.
+and the gain is what one process leaves of them. Processes are started and the model reaches them within the time that
+is measured; in later rounds they are there.
 """
 
 import time
@@ -56,7 +56,8 @@ def compare(network: Network, args: Namespace, threads: int) -> dict[str, Any]:
     calibrate, brute = (best[1][i] / best[args.workers][i] for i in (0, 1))
     rounds = [one[1] / two[1] for one, two in zip(runs[1], runs[args.workers], strict=True)]
     met = record.verdict(is_equal and (brute >= LEAST or threads != 1))
-    print(f"{network.name}, {'one thread each' if threads else 'all processors'}: brute force {best[1][1]:.1f} s -> {best[args.workers][1]:.1f} s, {brute:.2f} x ({met}; "
+    who = "one thread each" if threads else "all processors"
+    print(f"{network.name}, {who}: brute force {best[1][1]:.1f} s -> {best[args.workers][1]:.1f} s, {brute:.2f} x ({met}; "
           f"rounds {', '.join(f'{r:.2f}' for r in rounds)}); calibration {best[1][0]:.1f} s -> "
           f"{best[args.workers][0]:.1f} s, {calibrate:.2f} x; equal: {is_equal}", flush=True)  # fmt: skip
     return {
