@@ -57,8 +57,8 @@ def compare(network: Network, args: Namespace, threads: int) -> dict[str, Any]:
     rounds = [one[1] / two[1] for one, two in zip(runs[1], runs[args.workers], strict=True)]
     met = record.verdict(is_equal and (brute >= LEAST or threads != 1))
     who = "one thread each" if threads else "all processors"
-    print(f"{network.name}, {who}: brute force {best[1][1]:.1f} s -> {best[args.workers][1]:.1f} s, {brute:.2f} x ({met}; "
-          f"rounds {', '.join(f'{r:.2f}' for r in rounds)}); calibration {best[1][0]:.1f} s -> "
+    print(f"{network.name}, {who}: brute force {best[1][1]:.1f} s -> {best[args.workers][1]:.1f} s, {brute:.2f} x "
+          f"({met}; rounds {', '.join(f'{r:.2f}' for r in rounds)}); calibration {best[1][0]:.1f} s -> "
           f"{best[args.workers][0]:.1f} s, {calibrate:.2f} x; equal: {is_equal}", flush=True)  # fmt: skip
     return {
         "threads": threads,
