@@ -10,7 +10,7 @@ from fewbits.reporting.analysis_record import Figure
 from fewbits.reporting.baseline_record import Row
 from fewbits.reporting.decode import decode
 from fewbits.reporting.read import read_any
-from fewbits.reporting.record import RunRecord
+from fewbits.reporting.record import RunRecord, read_record
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,16 @@ def test_read_any_reads_the_record_of_a_quantized_model(quantized_folder):
     assert isinstance(record, RunRecord)
     assert record.verb == "quantize"
     assert json.loads(record.to_json()) == json.loads((quantized_folder / "record.json").read_text())
+
+
+def test_what_improvers_did_comes_back_and_old_records_have_none(quantized_folder, tmp_path):
+    document = json.loads((quantized_folder / "record.json").read_text())
+    assert document.pop("improvement") == {}
+    done = {"methods": [{"name": "adaround", "layers": 3}]}
+    for found, wanted in ((document, {}), (document | {"improvement": done}, done)):
+        (tmp_path / "record.json").write_text(json.dumps(found))
+        assert read_record(tmp_path / "record.json").improvement == wanted
+        assert read_any(tmp_path / "record.json").improvement == wanted
 
 
 def test_numbers_that_json_lacks_come_back_as_unknown(tmp_path):

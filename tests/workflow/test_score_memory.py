@@ -1,6 +1,9 @@
 """Scores that are remembered: what comes back, and what a score depends on."""
 
+from dataclasses import replace
+
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from fewbits.analysis.evaluate import Evaluation
@@ -121,6 +124,19 @@ def test_a_metric_that_compares_with_float_depends_on_the_float_model(tiny, tmp_
         with Store() as store:
             ScoreMemory.open(store, scoring, subject).put("content", score())
             assert (ScoreMemory.open(store, scoring, other).get("content") is not None) == is_known
+
+
+def test_a_metric_that_compares_with_float_depends_on_what_the_float_model_was_improved_from(tiny):
+    def changed(subject):
+        original = subject.model.clone()
+        original.graph.initializers["b3"].const_value = ir.tensor(np.ones(4, np.float32), name="b3")
+        return replace(subject, source=replace(subject.source, reference=original))
+
+    for metric, is_known in (("sqnr", False), ("top1", True)):
+        scoring, subject = opened(tiny, metric=metric)
+        with Store() as store:
+            ScoreMemory.open(store, scoring, subject).put("content", score())
+            assert (ScoreMemory.open(store, scoring, changed(subject)).get("content") is not None) == is_known
 
 
 def test_a_function_in_a_file_counts_by_the_content_of_the_file(tiny, tmp_path):

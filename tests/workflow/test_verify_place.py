@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,6 +65,24 @@ def test_a_place_that_does_the_same_passes_with_its_score(run, tiny, stand_in):
     assert document["place"] == "a stand-in"
     assert not any("score" in sentence for sentence in document["not_proven"])
     assert document["limits"][0] == "Only the 7 samples counted here were run."
+
+
+def test_float_is_what_the_companion_was_improved_from(run, tiny, stand_in, tmp_path):
+    stand_in(lambda outputs: outputs)
+    shutil.copytree(run, tmp_path / "out")
+    model = onnx.load(run / names.FLOAT)
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "b3")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.array([99, 0, 0, 0], np.float32), "b3"))
+    onnx.save(model, tmp_path / "out" / names.REFERENCE)
+    usual, other = (
+        verify(folder, on="openvino", data=tiny.evaluation, samples=3, metric="top1").certificate
+        for folder in (run, tmp_path / "out")
+    )
+    labels = np.load(tiny.evaluation)["labels"]
+    assert other.score.float_ == pytest.approx(100 * (labels == 0).mean())
+    assert usual.score.float_ != other.score.float_
+    assert usual.score.sim == other.score.sim
+    assert other.outputs["logits"].float_db < 5 < usual.outputs["logits"].float_db
 
 
 @needs_torch

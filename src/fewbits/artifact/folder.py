@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fewbits.artifact.names import KNOWN, SHIPPED
+from fewbits.artifact.names import FLOAT, KNOWN, REFERENCE, SHIPPED
 from fewbits.errors import OutputError
 
 
@@ -98,6 +98,12 @@ def file_facts(folder: Path) -> dict[str, dict[str, str | int]]:
     """Return name -> {"sha256", "bytes"} for every file in `folder` that a record vouches for."""
     names = [name for name in SHIPPED if (folder / name).is_file()]
     return {name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
+
+
+def reference_file(folder: Path) -> Path:
+    """Return the float model in `folder` that scores are taken against: the companion, unless that was improved."""
+    improved_from = folder / REFERENCE
+    return improved_from if improved_from.is_file() else folder / FLOAT
 
 
 def _make(folder: Path) -> list[Path]:

@@ -2,6 +2,8 @@
 
 ARTIFACT = "model.qdq.onnx"
 FLOAT = "model.float.onnx"
+REFERENCE = "model.reference.onnx"
+"""The float model that scores and drops are taken against; there only where model.float.onnx has other weights."""
 ENCODINGS = "model.encodings.json"
 RECORD = "record.json"
 SAMPLES = "samples.npz"
@@ -21,6 +23,8 @@ SHIPPED = (
     ARTIFACT + DATA_SUFFIX,
     FLOAT,
     FLOAT + DATA_SUFFIX,
+    REFERENCE,
+    REFERENCE + DATA_SUFFIX,
     ENCODINGS,
     SAMPLES,
 )

@@ -30,7 +30,7 @@ class OutputParity:
         differing: elements whose bytes differ from the stored output of the scored sim.
         exact_db: against the same graph executed exactly as written.
         plain_db: against a session with onnxruntime's own defaults, as a user opens it.
-        float_db: against the float companion.
+        float_db: against the float model.
     """
 
     values: int
@@ -83,7 +83,7 @@ def certify(
         fresh: of the artifact in a fresh process under the same policy.
         exact: of the artifact executed as written.
         plain: of the artifact in a session with onnxruntime's defaults.
-        floats: of the float companion.
+        floats: of the float model.
         conditions: to be noted.
         is_whole: every file is the recorded one; without that nothing passes.
     """

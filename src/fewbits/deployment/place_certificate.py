@@ -24,7 +24,7 @@ class OutputAtPlace:
 
     Attributes:
         place_db: of the place, against the file executed exactly as written.
-        float_db: of the file executed exactly as written, against the float companion.
+        float_db: of the file executed exactly as written, against the float model.
         steps: how many of the output's grid steps apart -> values; empty where the output has no grid.
         channels: (channel, share of the difference, 0 to 1), the largest first: along axis 1, where there are several.
         passed: the place is at most ALLOWED_LOSS_DB below what quantization costs anyway.
@@ -46,7 +46,7 @@ class ScoreAtPlace:
         unit: of the scores.
         higher_is_better: direction.
         samples: how many were scored.
-        float_: of the float companion.
+        float_: of the float model.
         sim: of the simulation, as it is scored everywhere.
         place: of the place.
         lost: what the place loses against the simulation, in the metric's direction.
@@ -166,7 +166,7 @@ def compare_outputs(
         model: the QDQ file, for the grids of its outputs.
         placed: what the place answered, one per sample.
         exact: what the file gives when it is executed as written.
-        floats: what the float companion gives.
+        floats: what the float model gives.
     """
     scales = QdqView(read_proto(model)).output_scales
     found = {}

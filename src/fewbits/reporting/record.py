@@ -66,6 +66,8 @@ class RunRecord:
         pinned: tensors whose encodings later runs must keep.
         trials: (ranges that were tried, relative output error), where they were chosen by trial.
         files: name -> sha256 and bytes.
+        improvement: what improvers did to the model, empty where none ran: `methods`, a list of rows, one for each, in
+            the order in which they ran. Records of later verbs do not repeat it.
         schema: version of this layout.
     """
 
@@ -85,6 +87,7 @@ class RunRecord:
     pinned: tuple[str, ...]
     trials: tuple[tuple[str, float], ...]
     files: Mapping[str, Mapping[str, Any]]
+    improvement: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=versions)
     machine: Mapping[str, Any] = field(default_factory=machine)
     schema: int = SCHEMA

@@ -5,7 +5,7 @@ What happens at the edges of a node (fake quantization, probes) is a `Hook`, giv
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -116,6 +116,15 @@ class TorchGraph(OnnxNamed):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    def known(self, name: str) -> torch.Tensor | None:
+        """Return the parameter or constant called `name`, or None where it is computed or fed."""
+        found = self._parameters.get(name)
+        return self._constants.get(name) if found is None else found
+
+    def named_values(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield the parameters under their ONNX names; `named_parameters` of an outer module would prefix them."""
+        yield from ((name, parameter) for name, parameter in self._parameters.items() if parameter is not None)
 
     def forward(self, feeds: Tensors, hook: Hook | None = None) -> dict[str, torch.Tensor]:
         """Return every output of the graph.

@@ -179,7 +179,7 @@ def amp(
     with Store(None if folder is None else folder / STORE) as store:
         memory = ScoreMemory.open(store, scoring, subject)
         with stages.stage("score float", scoring.limit) as told:
-            before = memory.remember(f"float {model_key(subject.model)}", lambda: scoring.score_float(told))
+            before = memory.remember(f"float {model_key(subject.reference_model)}", lambda: scoring.score_float(told))
         goal = open_goal(max_drop, min_sqnr, before)
         calibration = calibrate_subject(subject, samples=samples, stages=stages, workers=workers)
         context = CostContext(calibration, store, stages)

@@ -287,8 +287,9 @@ class AmpRun:
     @cached_property
     def _judge(self) -> OutputJudge:
         return OutputJudge(
-            self.contest.calibration, min(_MEASURED, self.contest.options["rank_samples"]), None, "channel"
-        )
+            self.contest.calibration, min(_MEASURED, self.contest.options["rank_samples"]), None, "channel",
+            is_against_reference=True,
+        )  # fmt: skip
 
     def _entry(self, known: Known) -> Entry:
         usual = Counter(known.profile.values()).most_common(1)[0][0]

@@ -155,13 +155,14 @@ def _result(contest: Contest, candidates: tuple[Candidate, ...], refused: Mappin
     before, goal = contest.before, contest.goal
     outcomes = [Outcome(c.precision, c.status, goal.drop(c.drop, c.score), figures(c, before)) for c in candidates]
     verdict = conclude(outcomes, goal.max_drop)
+    common = (*contest.calibration.target.notes, *contest.calibration.source.notes)
     record = BaselineRecord(
         verb="baseline",
         rows=tuple(candidate.row for candidate in candidates),
         refused=refused,
         verdict={**asdict(verdict), "finding": verdict.finding.value},
         next_steps=next_steps(verdict, contest.options, contest.output),
-        notes=tuple(_notes(candidates, before.samples, contest.calibration.target.notes)),
+        notes=tuple(_notes(candidates, before.samples, common)),
         **contest.facts(),
     )
     return BaselineResult(

@@ -1,11 +1,12 @@
 """Verb brute_force: the sensitivity of every group, each measured by runs of its own. Slow, and the truth."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import onnx_ir as ir
 
+from fewbits.analysis.score_cache import CachedPredict
 from fewbits.analysis.sensitivity import PARTS, Figure, Part, Sensitivity
 from fewbits.errors import SpecError
 from fewbits.numerics.output_error import Normalize
@@ -30,6 +31,7 @@ from fewbits.workflow.quantized import Quantized, quantize_calibrated
 from fewbits.workflow.scoring import Scoring
 from fewbits.workflow.sessions import open_graph
 from fewbits.workflow.stages import Stages, Watcher
+from fewbits.workflow.subject import Subject
 from fewbits.workflow.workers_sent import LateRunner, SentModel, on_threads
 
 SAMPLES = 64
@@ -63,7 +65,8 @@ def brute_force(
 ) -> Sensitivity:
     """Measure every group in every precision by running the network with that group quantized, and nothing else.
 
-    Encodings are those of the whole network in that precision: a group carries the noise that it carries there.
+    Encodings are those of the whole network in that precision: a group carries the noise that it carries there. Errors
+    and drops are those against the model that was calibrated, also where an improver gave that one other weights.
 
     Args:
         calibration: of the float model; its samples are used again.
@@ -91,7 +94,11 @@ def brute_force(
     if not precisions:
         raise SpecError("No precision was named: write the precisions whose errors are wanted, such as w8a8.")
     names = [_name(precision) for precision in precisions]
-    judge: Judge = ScoreJudge(score) if score else OutputJudge(calibration, samples, outputs, normalize)
+    judge: Judge = (
+        ScoreJudge(_against_calibrated(score, calibration.subject))
+        if score
+        else OutputJudge(calibration, samples, outputs, normalize)
+    )
     runs = _Runs(calibration, judge, store or Store())
     stages = Stages(progress)
     found, figures = _named(find_groups(calibration.model.graph, calibration.target), groups), {}
@@ -109,6 +116,12 @@ def brute_force(
         method="brute-force", groups=found, precisions=tuple(dict.fromkeys(names)), samples=judge.samples, probes=0,
         outputs=runs.outputs(), figures=figures, metric=judge.metric,
     )  # fmt: skip
+
+
+def _against_calibrated(scoring: Scoring, subject: Subject) -> Scoring:
+    if subject.source.reference is None:
+        return scoring
+    return replace(scoring, reference=CachedPredict(subject.runner))
 
 
 def _named(groups: tuple[Group, ...], names: Sequence[str] | None) -> tuple[Group, ...]:

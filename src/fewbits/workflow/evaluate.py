@@ -10,6 +10,7 @@ from fewbits.analysis.evaluate import Evaluation
 from fewbits.analysis.evaluate import evaluate as score_model
 from fewbits.analysis.scores import default_metric
 from fewbits.artifact import names
+from fewbits.artifact.folder import reference_file
 from fewbits.errors import MetricError
 from fewbits.graph.load import load_model
 from fewbits.graph.shapes import fix_dims, infer_shapes
@@ -77,7 +78,7 @@ def evaluate(
     with stages.stage("load"):
         folder = output_folder(model)
         subject = model if folder is None else folder / names.ARTIFACT
-        compared = reference if reference is not None or folder is None else folder / names.FLOAT
+        compared = reference if reference is not None or folder is None else reference_file(folder)
         runner, graph = _open(subject, dims, options)
         dataset = open_data(data, inputs=runner.inputs, preprocess=preprocess)
         chosen = named or default_metric(dataset, output_infos(graph))

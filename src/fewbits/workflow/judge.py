@@ -14,6 +14,7 @@ from fewbits.runtime.data.types import Array, Dataset
 from fewbits.runtime.session import Runner
 from fewbits.runtime.store import key_of
 from fewbits.workflow.calibrate import Calibration
+from fewbits.workflow.content_keys import model_key
 from fewbits.workflow.scoring import Scoring
 from fewbits.workflow.workers_scoring import SentScoring
 from fewbits.workflow.workers_sent import KeptData, LateRunner, sent_data
@@ -127,6 +128,8 @@ class OutputJudge:
         samples: calibration samples at most.
         outputs: names of those that count; None takes all that hold floats and vary.
         normalize: see `RelativeOutputError`.
+        is_against_reference: compare with the float model that scores are taken against, also where an improver gave
+            the calibrated one other weights. What one group adds to the error is told against the calibrated model.
 
     Raises:
         SpecError: the model has no such output.
@@ -136,9 +139,17 @@ class OutputJudge:
     metric = ""
 
     def __init__(
-        self, calibration: Calibration, samples: int, outputs: Sequence[str] | None, normalize: Normalize
+        self,
+        calibration: Calibration,
+        samples: int,
+        outputs: Sequence[str] | None,
+        normalize: Normalize,
+        *,
+        is_against_reference: bool = False,
     ) -> None:
-        runner = calibration.subject.runner
+        subject = calibration.subject
+        self._is_other = is_against_reference and subject.source.reference is not None
+        runner = subject.reference if self._is_other else subject.runner
         unknown = [name for name in outputs or () if name not in runner.output_names]
         if unknown:
             raise SpecError(f"The model has no output {unknown[0]!r}: it has {', '.join(runner.output_names)}.")
@@ -148,7 +159,8 @@ class OutputJudge:
         self._varied: tuple[str, ...] | None = None
         asked = _Samples(calibration.subject.data, calibration.batch_size, samples)
         self._samples, self.samples, digests = asked.read()
-        self.identity: str | None = key_of("outputs", self._names, normalize, digests)
+        other = (model_key(subject.reference_model),) if self._is_other else ()
+        self.identity: str | None = key_of("outputs", self._names, normalize, digests, *other)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -180,6 +192,7 @@ class OutputJudge:
         Raises:
             DataError: the data cannot be read.
         """
+        assert not self._is_other, "workers are sent the calibrated model to compare with"
         return _SentOutputErrors(self._samples.sent(), self.outputs, self._normalize)
 
 

@@ -64,7 +64,10 @@ def resolve_ranges(
 
 
 class _Trial:
-    """Runs candidate ranges on a few calibration samples; the float outputs are computed on first use."""
+    """Runs candidate ranges on a few calibration samples; the float outputs are computed on first use.
+
+    These are those of the reference: what the network should give, whatever its weights have become.
+    """
 
     def __init__(self, calibration: Calibration, plan: Plan, pinned: Mapping[str, Encoding]) -> None:
         self._calibration = calibration
@@ -94,5 +97,5 @@ class _Trial:
             subject, size = self._calibration.subject, self._calibration.batch_size
             for batch in subject.data.batches(size, TRIAL_SAMPLES):
                 feeds = dict(batch.feeds)
-                self._runs.append((feeds, subject.runner(feeds)))
+                self._runs.append((feeds, subject.reference(feeds)))
         return self._runs

@@ -39,7 +39,7 @@ class ScoreMemory:
         key = scoring_key(scoring)
         if key is None:
             return cls()
-        reference = model_key(subject.model) if scoring.metric.needs_float else ""
+        reference = model_key(subject.reference_model) if scoring.metric.needs_float else ""
         return cls(store, key_of(key, reference, versions(), machine(), _options(subject.options)))
 
     def remember(self, content: str, score: Callable[[], Evaluation]) -> Evaluation:

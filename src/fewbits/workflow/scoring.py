@@ -25,7 +25,7 @@ class Scoring:
         data: evaluation data.
         limit: samples at most.
         batch_size: samples per call.
-        reference: the float model; its outputs are remembered.
+        reference: the float model, as it was before anything improved it; its outputs are remembered.
         is_on_calibration_data: no other data were given.
     """
 
@@ -94,5 +94,5 @@ def open_scoring(
     limit = eval_samples
     if eval_data is None and limit is None:
         limit = samples
-    reference = CachedPredict(subject.runner)
+    reference = CachedPredict(subject.reference)
     return Scoring(chosen, data, limit, batch_size_for(subject), reference, eval_data is None)

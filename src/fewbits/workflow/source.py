@@ -16,11 +16,13 @@ from fewbits.graph.load import load_model
 from fewbits.graph.prepare import PassReport
 from fewbits.graph.prepare import prepare as prepare_graph
 from fewbits.graph.shapes import fix_dims, infer_shapes
-from fewbits.reporting.record import read_record
+from fewbits.reporting.record import RunRecord, read_record
 from fewbits.runtime.session import open_session
 from fewbits.spec.encodings import Encoding
 
 ModelLike = str | Path | bytes | onnx.ModelProto | ir.Model
+
+_COMPARED = "Scores are compared with the float model that {folder!r} was improved from."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +35,9 @@ class Source:
         sha256: content hash of the file or bytes; None for a graph in memory.
         changes: what preparing did and declined; empty where an earlier run had prepared it.
         pinned: tensor -> encoding that an improver fixed in an earlier run.
+        reference: the prepared float graph that scores and drops are taken against, with the same inputs and outputs;
+            None where that is `model`, which an improver may have given other weights.
+        notes: sentences for the user.
     """
 
     model: ir.Model
@@ -40,12 +45,15 @@ class Source:
     sha256: str | None
     changes: tuple[PassReport, ...]
     pinned: Mapping[str, Encoding]
+    reference: ir.Model | None = None
+    notes: tuple[str, ...] = ()
 
 
 def open_source(model: ModelLike, *, dims: Mapping[str, int] | None = None, simplify: bool = True) -> Source:
     """Return the prepared float graph of `model`.
 
-    An output folder gives its float companion, which is not prepared again, and its pinned encodings.
+    An output folder gives its float companion, which is not prepared again, its pinned encodings, and the float model
+    that the companion was improved from, where it was.
 
     Args:
         model: a path, bytes, a model in memory, or an output folder.
@@ -53,21 +61,27 @@ def open_source(model: ModelLike, *, dims: Mapping[str, int] | None = None, simp
         simplify: let onnxslim rewrite the graph.
 
     Raises:
-        ModelError: it cannot be read, or is refused by the preparation.
+        ModelError: it cannot be read, or is refused by the preparation; or the files of the folder do not belong
+            together.
         SpecError: `dims` names a dimension that the model does not have.
     """
     folder = output_folder(model)
-    graph = load_model(model if folder is None else folder / names.FLOAT)
+    file = model if folder is None else folder / names.FLOAT
+    graph = load_model(file)
     if dims:
         fix_dims(graph, dims)
-    if folder is not None and (folder / names.RECORD).is_file():
-        record = read_record(folder / names.RECORD)
-        if record.model.get("prepared"):
-            infer_shapes(graph)
-            pinned = _pinned(folder, record.pinned, graph)
-            return Source(graph, str(folder), model_hash(folder / names.FLOAT), (), pinned)
+    if folder is None:
+        prepared = prepare_graph(graph, simplify=simplify, check=check_loads)
+        return Source(prepared.model, model_name(model), model_hash(file), prepared.changes, {})
+    record = read_record(folder / names.RECORD) if (folder / names.RECORD).is_file() else None
+    reference = _reference(folder, graph, dims, record)
+    notes = () if reference is None else (_COMPARED.format(folder=str(folder)),)
+    if record is not None and record.model.get("prepared"):
+        infer_shapes(graph)
+        pinned = _pinned(folder, record.pinned, graph)
+        return Source(graph, str(folder), model_hash(file), (), pinned, reference, notes)
     prepared = prepare_graph(graph, simplify=simplify, check=check_loads)
-    return Source(prepared.model, model_name(model), model_hash(model), prepared.changes, {})
+    return Source(prepared.model, str(folder), model_hash(file), prepared.changes, {}, reference, notes)
 
 
 def output_folder(model: ModelLike) -> Path | None:
@@ -104,6 +118,32 @@ def model_hash(model: ModelLike) -> str | None:
     if isinstance(model, onnx.ModelProto):
         model = model.SerializeToString()
     return hashlib.sha256(model).hexdigest() if isinstance(model, bytes) else None
+
+
+def _reference(
+    folder: Path, graph: ir.Model, dims: Mapping[str, int] | None, record: RunRecord | None
+) -> ir.Model | None:
+    """Return the float model that the companion in `folder` was improved from; None where it is the float model."""
+    path = folder / names.REFERENCE
+    if not path.is_file():
+        if record is not None and names.REFERENCE in record.files:
+            raise ModelError(
+                f"The folder {str(folder)!r} lacks {names.REFERENCE}, the float model that scores are taken against: "
+                f"run `fewbits {record.verb}` again."
+            )
+        return None
+    reference = load_model(path)
+    for what in ("inputs", "outputs"):
+        wanted, given = ([str(value.name) for value in getattr(of.graph, what)] for of in (graph, reference))
+        if given != wanted:
+            raise ModelError(
+                f"The {what} of {names.REFERENCE} in {str(folder)!r} are {', '.join(given)}, and those of "
+                f"{names.FLOAT} are {', '.join(wanted)}: the files do not belong together."
+            )
+    if dims:
+        fix_dims(reference, dims)
+    infer_shapes(reference)
+    return reference
 
 
 def _pinned(folder: Path, wanted: tuple[str, ...], graph: ir.Graph | ir.Model) -> dict[str, Encoding]:

@@ -22,7 +22,9 @@ class Subject:
         source: the prepared model and where it comes from.
         target: the device.
         data: calibration data.
-        runner: the float model.
+        runner: the float model that is quantized.
+        reference: the float model that scores and errors are taken against; `runner` itself, unless an improver gave
+            that one other weights.
         options: how models run.
         batch_size: samples per call; None where the caller leaves it to fewbits.
     """
@@ -31,6 +33,7 @@ class Subject:
     target: Target
     data: Dataset
     runner: Runner
+    reference: Runner
     options: RunOptions
     batch_size: int | None = None
 
@@ -38,6 +41,11 @@ class Subject:
     def model(self) -> ir.Model:
         """The prepared float graph."""
         return self.source.model
+
+    @property
+    def reference_model(self) -> ir.Model:
+        """The prepared float graph that scores and errors are taken against."""
+        return self.source.model if self.source.reference is None else self.source.reference
 
 
 def open_subject(
@@ -71,5 +79,6 @@ def open_subject(
     options.provider_name()
     source = open_source(model, dims=dims, simplify=simplify)
     runner = open_graph(source.model, options)
+    reference = runner if source.reference is None else open_graph(source.reference, options)
     dataset = open_data(data, inputs=runner.inputs, preprocess=preprocess)
-    return Subject(source, device, dataset, runner, options, batch_size)
+    return Subject(source, device, dataset, runner, reference, options, batch_size)

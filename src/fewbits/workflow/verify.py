@@ -7,7 +7,7 @@ from typing import Any
 
 from fewbits.analysis.scores import Metric
 from fewbits.artifact import names
-from fewbits.artifact.folder import sha256
+from fewbits.artifact.folder import reference_file, sha256
 from fewbits.artifact.samples import Arrays, Samples, collect_samples, read_samples
 from fewbits.deployment.certificate import Certificate, certify
 from fewbits.deployment.fresh import Job, run_fresh
@@ -191,7 +191,7 @@ def _compare(
     folder: Path, stored: Samples, options: RunOptions, conditions: Mapping[str, Any], *, is_whole: bool
 ) -> Certificate:
     jobs = [Job(folder / names.ARTIFACT, policy) for policy in SessionPolicy]
-    jobs.append(Job(folder / names.FLOAT, SessionPolicy.DEFAULT))
+    jobs.append(Job(reference_file(folder), SessionPolicy.DEFAULT))
     results = run_fresh(jobs, stored.feeds, options=options)
     by_policy = dict(zip(SessionPolicy, results, strict=False))
     return certify(

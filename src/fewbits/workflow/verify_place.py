@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fewbits.artifact import names
-from fewbits.artifact.folder import temporary_folder
+from fewbits.artifact.folder import reference_file, temporary_folder
 from fewbits.artifact.samples import Arrays, Samples
 from fewbits.deployment.fresh import Job, run_fresh
 from fewbits.deployment.place_certificate import (
@@ -125,9 +125,9 @@ def verify_at(run: PlaceRun, stages: Stages) -> VerifyPlaceResult:
 
 
 def _references(run: PlaceRun) -> tuple[Sequence[Arrays], Sequence[Arrays], str]:
-    """Return what the file gives as written, what the float companion gives, and what computed the former."""
+    """Return what the file gives as written, what the float model gives, and what computed the former."""
     model, feeds = run.folder / names.ARTIFACT, run.stored.feeds
-    jobs = [Job(model, SessionPolicy.EXACT), Job(run.folder / names.FLOAT, SessionPolicy.DEFAULT)]
+    jobs = [Job(model, SessionPolicy.EXACT), Job(reference_file(run.folder), SessionPolicy.DEFAULT)]
     exact, floats = run_fresh(jobs, feeds, options=run.options)
     if "fp16" not in run.record.precision:
         return exact, floats, _ORT

@@ -11,7 +11,7 @@ import numpy as np
 from fewbits.analysis.evaluate import Evaluation, drop, evaluate
 from fewbits.analysis.scores import CachedPredict, Metric, Predict
 from fewbits.artifact import names
-from fewbits.artifact.folder import temporary_folder
+from fewbits.artifact.folder import reference_file, temporary_folder
 from fewbits.artifact.samples import Arrays
 from fewbits.deployment.place_certificate import ScoreAtPlace
 from fewbits.deployment.places import Place, PlaceJob
@@ -59,7 +59,7 @@ class PlaceScoring:
 
     def _score(self, served: "AnySize", stages: Stages) -> ScoreAtPlace:
         sim = open_session(self.folder / names.ARTIFACT, options=self.options)
-        reference = CachedPredict(open_session(self.folder / names.FLOAT, options=self.options))
+        reference = CachedPredict(open_session(reference_file(self.folder), options=self.options))
         found = {}
         for name, predict in (("float", reference), ("sim", sim), ("place", served)):
             with stages.stage(f"score {name}", self.limit) as told:

@@ -140,7 +140,7 @@ class _ScorerRecipe:
 
 
 def _recipe(scoring: Scoring, subject: Subject) -> _ScorerRecipe:
-    model = SentModel(subject.model) if scoring.metric.needs_float else None
+    model = SentModel(subject.reference_model) if scoring.metric.needs_float else None
     return _ScorerRecipe(SentScoring.of(scoring), model, subject.options)
 
 

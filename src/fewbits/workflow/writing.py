@@ -33,13 +33,15 @@ Options = dict[str, Any]
 
 
 def write_models(folder: Path, calibration: Calibration, made: Quantized) -> None:
-    """Write the artifact, its float companion and its encodings.
+    """Write the artifact, its float companion and its encodings; and the float model that it was improved from, if any.
 
     Raises:
         OutputError: they cannot be written.
     """
     save_model(made.model, folder / names.ARTIFACT)
     save_model(calibration.model, folder / names.FLOAT)
+    if calibration.source.reference is not None:
+        save_model(calibration.source.reference, folder / names.REFERENCE)
     write_encodings(folder, calibration.model, made.plan, made.encodings)
 
 
@@ -116,7 +118,7 @@ def record_run(
         scores=scores,
         timings={name: round(value, 4) for name, value in seconds.items()},
         widened=dict(made.encoded.widened),
-        notes=made.notes,
+        notes=(*made.notes, *calibration.source.notes),
         trials=made.trials,
         pinned=tuple(made.pinned),
         files=file_facts(folder),
@@ -148,7 +150,8 @@ def described(value: Any) -> Any:
 
 
 def model_facts(source: Source) -> dict[str, Any]:
-    """Return what records say of the model: where it comes from, and what preparing changed."""
+    """Return what records say of the model: where it comes from, what preparing changed, whether it was improved."""
+    improved = {} if source.reference is None else {"improved": True, "reference": names.REFERENCE}
     return {
         "source": source.name,
         "sha256": source.sha256,
@@ -157,6 +160,7 @@ def model_facts(source: Source) -> dict[str, Any]:
             {"pass": report.name, "changed": report.changed, "declined": [str(item) for item in report.declined]}
             for report in source.changes
         ],
+        **improved,
     }
 
 
