@@ -1,11 +1,11 @@
 """fewbits finds the fewest bits a trained network can run in without losing the accuracy its owner needs.
 
 The verbs are functions of the same names and options as the commands: `convert`, `prepare`, `inspect`, `quantize`,
-`baseline`, `analyze`, `litemp`, `amp`, `evaluate`, `export`, `verify`, `lint`, `compile`, `estimate`, `submit`,
-`apply_encodings`, `import_qdq` (the command `import`), `runs`, `report`, `targets`, `chips`. `calibrate` and
-`quantize_calibrated` are `quantize` in two steps, for several precisions from one calibration; `brute_force` measures
-how sensitive each group of operators is. Names are imported when they are first used, so that `import fewbits` costs
-nothing.
+`baseline`, `analyze`, `litemp`, `amp`, `adaround`, `improve`, `evaluate`, `export`, `verify`, `lint`, `compile`,
+`estimate`, `submit`, `apply_encodings`, `import_qdq` (the command `import`), `runs`, `report`, `targets`, `chips`.
+`calibrate` and `quantize_calibrated` are `quantize` in two steps, for several precisions from one calibration;
+`brute_force` measures how sensitive each group of operators is; `Effort` is what `adaround` and `improve` spend. Names
+are imported when they are first used, so that `import fewbits` costs nothing.
 """
 
 import importlib
@@ -17,9 +17,11 @@ _HOMES = {
     "BaselineResult": "workflow.baseline",
     "Calibration": "workflow.calibrate",
     "ConvertResult": "workflow.convert",
+    "Effort": "improvement.methods",
     "FewbitsError": "errors",
     "AmpResult": "workflow.amp",
     "AnalysisResult": "workflow.analyze",
+    "ImproveResult": "workflow.improve",
     "LitempResult": "workflow.litemp",
     "Precision": "spec.precision",
     "Preprocess": "runtime.data",
@@ -27,6 +29,7 @@ _HOMES = {
     "QuantizeResult": "workflow.quantize",
     "Quantized": "workflow.quantized",
     "RunOptions": "runtime.session",
+    "adaround": "workflow.improve",
     "amp": "workflow.amp",
     "analyze": "workflow.analyze",
     "apply_encodings": "workflow.adopt",
@@ -40,6 +43,7 @@ _HOMES = {
     "evaluate": "workflow.evaluate",
     "export": "workflow.export",
     "import_qdq": "workflow.adopt",
+    "improve": "workflow.improve",
     "inspect": "workflow.inspect",
     "lint": "workflow.lint",
     "litemp": "workflow.litemp",
@@ -59,7 +63,9 @@ __all__ = [
     "BaselineResult",
     "Calibration",
     "ConvertResult",
+    "Effort",
     "FewbitsError",
+    "ImproveResult",
     "LitempResult",
     "Precision",
     "Preprocess",
@@ -67,6 +73,7 @@ __all__ = [
     "QuantizeResult",
     "Quantized",
     "RunOptions",
+    "adaround",
     "amp",
     "analyze",
     "apply_encodings",
@@ -80,6 +87,7 @@ __all__ = [
     "evaluate",
     "export",
     "import_qdq",
+    "improve",
     "inspect",
     "lint",
     "litemp",
@@ -95,6 +103,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from fewbits.errors import FewbitsError
+    from fewbits.improvement.methods import Effort
     from fewbits.quantization.profile import Profile
     from fewbits.runtime.data import Preprocess
     from fewbits.runtime.session import RunOptions
@@ -109,6 +118,7 @@ if TYPE_CHECKING:
     from fewbits.workflow.convert import ConvertResult, convert
     from fewbits.workflow.evaluate import evaluate
     from fewbits.workflow.export import export
+    from fewbits.workflow.improve import ImproveResult, adaround, improve
     from fewbits.workflow.inspect import inspect
     from fewbits.workflow.lint import lint
     from fewbits.workflow.litemp import LitempResult, litemp

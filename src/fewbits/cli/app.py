@@ -21,6 +21,7 @@ from fewbits.cli import (
     check,
     convert,
     deploy,
+    improve,
     litemp,
     model,
     quantize,
@@ -104,6 +105,8 @@ app.command("baseline")(baseline.baseline)
 app.command("analyze")(analyze.analyze)
 app.command("litemp")(litemp.litemp)
 app.command("amp")(amp.amp)
+app.command("adaround")(improve.adaround)
+app.command("improve")(improve.improve)
 app.command("evaluate")(check.evaluate)
 app.command("export")(baseline.export)
 app.command("verify")(check.verify)

@@ -8,6 +8,7 @@ from fewbits import __version__
 from fewbits.reporting.html import amp_facts, text
 from fewbits.reporting.html.certificates import Card
 from fewbits.reporting.html.figures import figures_json
+from fewbits.reporting.html.improvements import improved
 from fewbits.reporting.html.settings import notes, places, settings, timings
 from fewbits.reporting.html.sources import Source, amps, analyses, litemps
 from fewbits.reporting.html.tables import score_tables
@@ -32,6 +33,7 @@ def render(sources: Sequence[Source], cards: Sequence[Card] = ()) -> str:
         "first": sources[-1].record,
         "tables": tables,
         "cards": cards,
+        "improved": improved(sources),
         "litemps": litemps(sources),
         "amps": amps(sources),
         "amp": amp_facts,

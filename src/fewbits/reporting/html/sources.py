@@ -86,3 +86,8 @@ def runs(sources: Sequence[Source]) -> list[tuple[Source, RunRecord]]:
     return [
         (source, source.record) for source in sources if isinstance(source.record, RunRecord) and not source.is_detail
     ]
+
+
+def improvements(sources: Sequence[Source]) -> list[tuple[Source, RunRecord]]:
+    """Return the runs that gave a model better weights, oldest first."""
+    return [(source, record) for source, record in runs(sources) if record.improvement.get("methods")]

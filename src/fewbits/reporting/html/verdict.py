@@ -10,6 +10,7 @@ from fewbits.reporting.amp_record import AmpRecord, Point
 from fewbits.reporting.analysis_record import AnalysisRecord
 from fewbits.reporting.baseline_record import BaselineRecord
 from fewbits.reporting.html import amp_facts, text
+from fewbits.reporting.html.improvements import next_steps
 from fewbits.reporting.html.sources import Source, amps, analyses, baselines, litemps, runs
 from fewbits.reporting.html.tables import ScoreRow, ScoreTable, accepted_row
 from fewbits.reporting.litemp_record import LitempRecord, Step
@@ -167,7 +168,7 @@ def _run(record: RunRecord) -> _Conclusion:
         sentence = f"{precision} scores {text.number(scores['quantized'], str(scores['unit']))}."
         if not str(scores["metric"]).startswith("sqnr"):
             sentence += f" The float model scores {text.number(scores['float'], str(scores['unit']))}."
-    return _Conclusion(record.verb.capitalize(), sentence, "", "", ())
+    return _Conclusion(record.verb.capitalize(), sentence, "", "", tuple(next_steps(record)))
 
 
 def _analysis(record: AnalysisRecord) -> _Conclusion:

@@ -1,0 +1,257 @@
+"""Commands adaround and improve: step 4 of the workflow."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fewbits.cli.options import (
+    BatchSize,
+    BiasCorrection,
+    ChannelOrder,
+    Crop,
+    Data,
+    Dims,
+    EvalData,
+    EvalSamples,
+    HigherIsBetter,
+    Json,
+    Layout,
+    MaxDrop,
+    Mean,
+    Metric,
+    MinSqnr,
+    Model,
+    OutputFolder,
+    Preset,
+    Provider,
+    Quiet,
+    Ranges,
+    Resize,
+    Samples,
+    Scale,
+    Simplify,
+    Std,
+    Target,
+    Threads,
+    WeightRanges,
+    parse_dims,
+    parse_preprocess,
+    parse_run_options,
+)
+from fewbits.errors import SpecError
+
+if TYPE_CHECKING:
+    from fewbits.improvement.methods import Effort
+    from fewbits.workflow.improve import ImproveResult
+
+_METHODS = "cle, smooth, bias-correction, seq-mse, gptq, adaround"
+_ROUNDING = "Rounding"
+_BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+_Precision = Annotated[
+    str, typer.Option("--precision", "-p", metavar="P", help="w4a8, w4a16, w8a8 ...: of what --profile does not name.")
+]
+_Profile = Annotated[
+    Path | None,
+    typer.Option("--profile", metavar="FILE", help="JSON or TOML of node = precision, for nodes that differ."),
+]
+_Methods = Annotated[str, typer.Option("--method", metavar="M,M", help=f"In the order of application: {_METHODS}.")]
+_SomeMethods = Annotated[
+    str | None,
+    typer.Option("--method", metavar="M,M", help=f"In the order of application: {_METHODS}.", show_default="all"),
+]
+_Auto = Annotated[
+    bool, typer.Option("--auto", help="Keep only what helps; so it is where no --method is named.", show_default=False)
+]
+_ScoreEach = Annotated[bool, typer.Option("--score-each", help="Score after every method.")]
+_Clips = Annotated[
+    str,
+    typer.Option("--clips", metavar="C", help="cle, of a Clip (Relu6) between two layers: exact, decline, replace."),
+]
+_Granularity = Annotated[
+    str,
+    typer.Option("--granularity", metavar="G", help="What adaround learns: layer or block.", rich_help_panel=_ROUNDING),
+]
+_Iterations = Annotated[
+    int, typer.Option("--iterations", min=1, help="Of adaround, for a layer or block.", rich_help_panel=_ROUNDING)
+]
+_Memory = Annotated[
+    str,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="For activations, 500MB or 4GB; the rest is on disk.",
+        rich_help_panel=_ROUNDING,
+    ),
+]
+_Seed = Annotated[int, typer.Option("--seed", help="Of what is drawn.", rich_help_panel=_ROUNDING)]
+_Device = Annotated[
+    str, typer.Option("--device", metavar="D", help="Where torch computes: cpu or cuda.", rich_help_panel=_ROUNDING)
+]
+_WithActivations = Annotated[
+    bool,
+    typer.Option("--with-activations", help="Layers read activations that are rounded.", rich_help_panel=_ROUNDING),
+]
+
+
+def adaround(
+    model: Model,
+    *,
+    data: Data,
+    output: OutputFolder,
+    precision: _Precision = "w4a8",
+    method: _Methods = "gptq,adaround",
+    granularity: _Granularity = "layer",
+    iterations: _Iterations = 1000,
+    memory: _Memory = "4GB",
+    seed: _Seed = 0,
+    device: _Device = "cpu",
+    with_activations: _WithActivations = False,
+    clips: _Clips = "exact",
+    score_each: _ScoreEach = False,
+    profile: _Profile = None,
+    max_drop: MaxDrop = None,
+    min_sqnr: MinSqnr = None,
+    target: Target = "qnn-htp-v73",
+    metric: Metric = None,
+    higher_is_better: HigherIsBetter = None,
+    eval_data: EvalData = None,
+    samples: Samples = 400,
+    eval_samples: EvalSamples = None,
+    ranges: Ranges = "auto",
+    weight_ranges: WeightRanges = "auto",
+    bias_correction: BiasCorrection = True,
+    dim: Dims = None,
+    simplify: Simplify = True,
+    preset: Preset = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    channel_order: ChannelOrder = None,
+    layout: Layout = None,
+    provider: Provider = "cpu",
+    threads: Threads = 0,
+    batch_size: BatchSize = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Step 4: learn whether each weight is rounded up or down, and write the model with the better weights."""
+    from fewbits.cli.progress import Bars
+    from fewbits.workflow.improve import adaround as verb
+
+    effort = parse_effort(granularity, iterations, memory, seed=seed, device=device, with_activations=with_activations)
+    preprocess = parse_preprocess(
+        preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
+    )
+    with Bars(quiet=quiet or json) as bars:
+        result = verb(
+            model, data=data, precision=precision, methods=method, effort=effort, clips=clips, score_each=score_each,
+            output=output, target=target, metric=metric, higher_is_better=higher_is_better, max_drop=max_drop,
+            min_sqnr=min_sqnr, eval_data=eval_data, profile=profile, ranges=ranges, weight_ranges=weight_ranges,
+            bias_correction=bias_correction, samples=samples, eval_samples=eval_samples, dims=parse_dims(dim),
+            simplify=simplify, preprocess=preprocess, batch_size=batch_size,
+            run_options=parse_run_options(provider, threads), progress=bars,
+        )  # fmt: skip
+    _show(result, json=json, quiet=quiet)
+
+
+def improve(
+    model: Model,
+    *,
+    data: Data,
+    output: OutputFolder,
+    precision: _Precision = "w4a8",
+    method: _SomeMethods = None,
+    auto: _Auto = False,
+    granularity: _Granularity = "layer",
+    iterations: _Iterations = 1000,
+    memory: _Memory = "4GB",
+    seed: _Seed = 0,
+    device: _Device = "cpu",
+    with_activations: _WithActivations = False,
+    clips: _Clips = "exact",
+    score_each: _ScoreEach = False,
+    profile: _Profile = None,
+    max_drop: MaxDrop = None,
+    min_sqnr: MinSqnr = None,
+    target: Target = "qnn-htp-v73",
+    metric: Metric = None,
+    higher_is_better: HigherIsBetter = None,
+    eval_data: EvalData = None,
+    samples: Samples = 400,
+    eval_samples: EvalSamples = None,
+    ranges: Ranges = "auto",
+    weight_ranges: WeightRanges = "auto",
+    bias_correction: BiasCorrection = True,
+    dim: Dims = None,
+    simplify: Simplify = True,
+    preset: Preset = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    channel_order: ChannelOrder = None,
+    layout: Layout = None,
+    provider: Provider = "cpu",
+    threads: Threads = 0,
+    batch_size: BatchSize = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Step 4: give a quantized model better weights by the methods that help, the cheap ones first."""
+    from fewbits.cli.progress import Bars
+    from fewbits.workflow.improve import improve as verb
+
+    effort = parse_effort(granularity, iterations, memory, seed=seed, device=device, with_activations=with_activations)
+    preprocess = parse_preprocess(
+        preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
+    )
+    with Bars(quiet=quiet or json) as bars:
+        result = verb(
+            model, data=data, precision=precision, methods=method, auto=auto or None, effort=effort, clips=clips,
+            score_each=score_each, output=output, target=target, metric=metric, higher_is_better=higher_is_better,
+            max_drop=max_drop, min_sqnr=min_sqnr, eval_data=eval_data, profile=profile, ranges=ranges,
+            weight_ranges=weight_ranges, bias_correction=bias_correction, samples=samples, eval_samples=eval_samples,
+            dims=parse_dims(dim), simplify=simplify, preprocess=preprocess, batch_size=batch_size,
+            run_options=parse_run_options(provider, threads), progress=bars,
+        )  # fmt: skip
+    _show(result, json=json, quiet=quiet)
+
+
+def parse_effort(
+    granularity: str, iterations: int, memory: str, *, seed: int, device: str, with_activations: bool
+) -> "Effort":
+    """Return how the methods that round work.
+
+    Raises:
+        SpecError: an option cannot be.
+    """
+    from fewbits.improvement.methods import Effort
+
+    return Effort(granularity, iterations, parse_size(memory), seed, device, with_activations)
+
+
+def parse_size(text: str) -> int:
+    """Return 4000000000 of "4GB" and 500000000 of "500 MB".
+
+    Raises:
+        SpecError: it is no size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B|)", text.strip().upper())
+    if match is None or not float(match[1]):
+        raise SpecError(f"--memory {text!r} is no size: write --memory 500MB or --memory 4GB.")
+    return max(1, int(float(match[1]) * _BYTES[match[2]]))
+
+
+def _show(result: "ImproveResult", *, json: bool, quiet: bool) -> None:
+    from fewbits.cli import show_improve
+
+    if json:
+        show_improve.result_json(result)
+    elif not quiet:
+        show_improve.result_table(result)

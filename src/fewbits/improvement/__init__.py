@@ -1,0 +1,1 @@
+"""Better weights and grids: improvers take a float graph and hand back one that quantizes better."""

@@ -1,0 +1,85 @@
+"""The table of methods of step 4, cheap ones first: what each does and which kind of thing it changes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from fewbits.errors import SpecError
+
+
+class Kind(Enum):
+    """What a method works on."""
+
+    EQUALIZE = "float weights of neighbouring layers; the float model computes the same"
+    ROUND = "weights, scales and biases of one layer after the other, in torch"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        name: as on the command line.
+        kind: what it works on.
+        summary: one line for people.
+    """
+
+    name: str
+    kind: Kind
+    summary: str
+
+
+METHODS = (
+    Method("cle", Kind.EQUALIZE, "cross-layer equalization and high-bias absorption"),
+    Method("smooth", Kind.EQUALIZE, "SmoothQuant-style migration from normalizations into the weights behind them"),
+    Method("bias-correction", Kind.ROUND, "biases that keep the mean outputs of the float layers"),
+    Method("seq-mse", Kind.ROUND, "weight scales of least error at the layer's output, layer after layer"),
+    Method("gptq", Kind.ROUND, "codes chosen together by second moments, aimed at the float layer's output"),
+    Method("adaround", Kind.ROUND, "learned rounding, with the activation function in the loss, by layer or by block"),
+)
+NAMES = tuple(method.name for method in METHODS)
+
+
+def parse_methods(text: str | Sequence[str]) -> tuple[Method, ...]:
+    """Return the methods of "cle,gptq,adaround" in the order given, each once.
+
+    Raises:
+        SpecError: a name is unknown, or none is given.
+    """
+    names = [part.strip() for part in (text.split(",") if isinstance(text, str) else text)]
+    known = {method.name: method for method in METHODS}
+    for name in names:
+        if name not in known:
+            raise SpecError(f"Unknown method {name!r}: choose of {', '.join(NAMES)}, separated by commas.")
+    if not names:
+        raise SpecError(f"No method was named: choose of {', '.join(NAMES)}.")
+    return tuple(known[name] for name in dict.fromkeys(names))
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How the methods that round work.
+
+    Attributes:
+        granularity: "layer" or "block": what adaround learns together.
+        iterations: of adaround for each layer or block, at most.
+        ceiling: bytes of activations held in memory; what is beyond waits in files.
+        seed: of everything that is drawn.
+        device: where torch computes: "cpu", "cuda".
+        with_activations: layers are improved on activations that are rounded, too.
+    """
+
+    granularity: str = "layer"
+    iterations: int = 300
+    ceiling: int = 4 << 30
+    seed: int = 0
+    device: str = "cpu"
+    with_activations: bool = False
+
+    def __post_init__(self) -> None:
+        if self.granularity not in ("layer", "block"):
+            raise SpecError(f"The granularity is layer or block, not {self.granularity!r}.")
+        if self.iterations < 1:
+            raise SpecError(f"adaround takes at least one iteration, not {self.iterations}.")
+        if self.ceiling < 1:
+            raise SpecError("The memory ceiling is a positive number of bytes.")

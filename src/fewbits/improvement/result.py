@@ -1,0 +1,29 @@
+"""What an improver hands back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from fewbits.spec.encodings import Encoding
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Improved:
+    """What an improver made.
+
+    Attributes:
+        model: float graph with better weights.
+        pinned: tensor -> encoding that the improver fixed; empty where it fixes none.
+        changed: names of the layers that it changed.
+        declined: name of what was left as it was -> the reason.
+        errors: layer -> the improver's own objective (before, after); it never gets worse.
+        notes: sentences for the user.
+    """
+
+    model: ir.Model
+    pinned: Mapping[str, Encoding] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+    declined: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

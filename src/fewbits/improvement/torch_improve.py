@@ -1,0 +1,111 @@
+"""Methods that round: a quantized model in, one with better weights out, folded and pinned."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from fewbits.errors import SpecError
+from fewbits.improvement.closed_form import LayerMethod, correct_bias, gptq, search_scale
+from fewbits.improvement.layer_case import Rounded
+from fewbits.improvement.methods import Effort
+from fewbits.improvement.result import Improved
+from fewbits.improvement.rounded_store import RoundedStore
+from fewbits.improvement.torch_cache import open_cache
+from fewbits.improvement.torch_layers import LayerWalk, improve_layers
+from fewbits.improvement.torch_walk import Arrays, Start, Walk
+from fewbits.runtime.progress import Progress
+from fewbits.runtime.torch_graph import Step
+from fewbits.spec.plan import Role
+
+CLOSED: dict[str, LayerMethod] = {"bias-correction": correct_bias, "seq-mse": search_scale, "gptq": gptq}
+
+
+def round_model(
+    name: str,
+    start: Start,
+    feeds: Sequence[Arrays],
+    effort: Effort,
+    *,
+    store: RoundedStore | None = None,
+    progress: Progress | None = None,
+) -> Improved:
+    """Return the current model with weights improved by one method, and the grids that they are pinned to.
+
+    Args:
+        name: bias-correction, seq-mse, gptq or adaround.
+        start: the float model, the current one, plan and encodings.
+        feeds: calibration data, one entry per batch.
+        effort: how much of what to spend.
+        store: keeps finished layers, so that a run that was stopped goes on there.
+        progress: told of every layer.
+
+    Raises:
+        SpecError: the device is not there.
+        ModelError: the graph has an operator that the torch executor lacks.
+        OutputError: activations that do not fit under the ceiling cannot be written.
+    """
+    _check_device(effort.device)
+    with open_cache(effort.ceiling) as cache:
+        walk = Walk(start, feeds, cache, effort.device)
+        if not effort.with_activations:
+            _switch_activations_off(walk)
+        layers = LayerWalk(walk, effort.seed)
+        method = _method(name, effort, store or RoundedStore())
+        if name == "adaround" and effort.granularity == "block":
+            from fewbits.improvement.torch_blocks import improve_blocks
+
+            found = improve_blocks(layers, effort, store or RoundedStore(), progress=progress)
+        else:
+            found = improve_layers(layers, method, progress=progress)
+        return _improved(walk, layers, found)
+
+
+def _method(name: str, effort: Effort, store: RoundedStore) -> Callable[[LayerWalk, Step], Rounded]:
+    def closed(layers: LayerWalk, step: Step) -> Rounded:
+        def make() -> Rounded:
+            case = layers.case(step)
+            return CLOSED[name](case).with_bias(case)
+
+        return store.remember(step.name, make)
+
+    def learned(layers: LayerWalk, step: Step) -> Rounded:
+        from fewbits.improvement.torch_adaround import learn_layer
+
+        return store.remember(step.name, lambda: learn_layer(layers, step, effort))
+
+    return closed if name in CLOSED else learned
+
+
+def _improved(walk: Walk, layers: LayerWalk, found: dict[str, Rounded]) -> Improved:
+    pinned, errors = {}, {}
+    for node, rounded in found.items():
+        key = walk.weight_key(node)
+        assert key is not None
+        pinned[walk.start.plan.grids[key].tensor] = walk.encodings[key]
+        errors[node] = (rounded.before, rounded.after)
+    return Improved(folded(walk), pinned, tuple(found), dict(layers.declined), errors)
+
+
+def folded(walk: Walk) -> ir.Model:
+    """Return the current model with the parameters of the quantized stream."""
+    model = walk.start.current.clone()
+    for name, parameter in walk.quantized.graph.named_values():
+        value = model.graph.initializers[name]
+        before = value.const_value
+        assert before is not None
+        array = np.ascontiguousarray(parameter.detach().cpu().numpy())
+        if not np.array_equal(array, before.numpy()):
+            value.const_value = ir.tensor(array, name=name)
+    return model
+
+
+def _switch_activations_off(walk: Walk) -> None:
+    roles = (Role.ACTIVATION, Role.CONSTANT)
+    walk.quantized.switch(False, [key for key, grid in walk.start.plan.grids.items() if grid.role in roles])
+
+
+def _check_device(device: str) -> None:
+    if device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
+        raise SpecError(f"There is no device {device!r}: torch finds no GPU on this machine. Write cpu.")

@@ -1,0 +1,187 @@
+"""Layers in their order: each is improved on what it reads in the quantized model, before the next one's turn."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+
+from fewbits.improvement.layer_case import LayerCase, Rounded
+from fewbits.improvement.torch_rows import RowReader, weights_from_rows
+from fewbits.improvement.torch_walk import FLOAT, QUANTIZED, Walk
+from fewbits.numerics.joint_moment import JointMoment
+from fewbits.quantization.layers import Layer, find_layers
+from fewbits.runtime.progress import Progress
+from fewbits.runtime.torch_graph import Step
+from fewbits.spec.dtypes import PerBlock
+from fewbits.spec.plan import Role
+
+_WORK = 1e10  # multiply-adds that the moments of one layer may take
+_ELEMENTS = 2e8  # input values that are read for them
+_MOST_ROWS = 60_000
+_FEWEST_ROWS = 2  # per input
+_ROOM = 1.05  # the input's scale may become a little smaller when ranges are found again
+_INT32_MAX = 2**31 - 1
+
+
+@dataclass(eq=False)
+class LayerWalk:
+    """Which layers of a walk can be improved, and the cases they make.
+
+    Attributes:
+        walk: the two streams.
+        layers: node -> layer, of those that can be improved.
+        declined: node -> why it is left as it is.
+        seed: of the positions that are drawn.
+    """
+
+    walk: Walk
+    seed: int = 0
+    layers: dict[str, Layer] = field(default_factory=dict)
+    declined: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        owners: dict[str, str] = {}
+        readers = _readers(self.walk)
+        for layer in find_layers(self.walk.start.reference.graph):
+            key = self.walk.weight_key(layer.node)
+            reason = None if key is None else self._reason(layer, key, owners, readers)
+            if key is None:
+                continue
+            if reason:
+                self.declined[layer.node] = reason
+            else:
+                owners[key] = layer.node
+                self.layers[layer.node] = layer
+
+    def _reason(self, layer: Layer, key: str, owners: Mapping[str, str], readers: Mapping[str, set[str]]) -> str | None:
+        spec = self.walk.start.plan.grids[key].spec
+        if key in owners:
+            return f"its weight is that of {owners[key]!r}, which was improved"
+        others = readers[self.walk.start.plan.grids[key].tensor] - {layer.node}
+        if others - {other.node for other in find_layers(self.walk.start.reference.graph)}:
+            return f"its weight is read by {min(others)!r}, too, which is no layer"
+        if spec.bits > 8:
+            return f"its {spec.bits}-bit grid leaves nothing to gain"
+        if not (spec.is_symmetric and spec.dtype.is_signed) or isinstance(spec.granularity, PerBlock):
+            return "its grid is not symmetric with one scale per channel"
+        return None
+
+    def case(self, step: Step) -> LayerCase:
+        """Return the case of a layer whose inputs and float outputs are in the cache."""
+        walk, layer = self.walk, self.layers[step.name]
+        key = walk.weight_key(step.name)
+        assert key is not None
+        name = walk.start.plan.grids[key].tensor
+        weights = layer.weight_rows(walk.values_of(name, FLOAT)).astype(np.float64)
+        current = layer.weight_rows(walk.values_of(name)).astype(np.float64)
+        corrects = layer.has_bias and layer.op != "ConvTranspose"
+        moment = JointMoment()
+        for x, y in self.rows(step, self._count(layer)):
+            _take_in(moment, x, y)
+        least = self._least(step, weights.shape[0], weights.shape[1])
+        return LayerCase(layer, weights, current, walk.encodings[key], moment, least, corrects)
+
+    def rows(self, step: Step, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield rows of each batch: [G, R, K] as the quantized layer reads, [G, R, C * T] as the float one gives."""
+        walk, layer = self.walk, self.layers[step.name]
+        reader = RowReader(layer)
+        sizes = [self._positions(reader, step, batch) for batch in walk.batches]
+        total = sum(sizes)
+        generator = self.generator(step)
+        straight = layer.has_bias and layer.op != "ConvTranspose"
+        with torch.no_grad():
+            for batch, size in zip(walk.batches, sizes, strict=True):
+                share = min(size, -(-size * count // max(total, 1)))
+                if not share:
+                    continue
+                x = walk.seen(step, 0, batch)
+                index = reader.choose(x, share, generator)
+                if straight:
+                    y = reader.outputs(walk.value(FLOAT, step.writes[0], batch), index)
+                else:
+                    y = self._product(layer, reader.inputs(walk.value(FLOAT, step.reads[0], batch), index), step)
+                yield reader.inputs(x, index), y
+
+    def generator(self, step: Step) -> torch.Generator:
+        """Return what draws for one layer: the same whether or not layers before it were computed in this run."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + list(self.layers).index(step.name))
+
+    def _positions(self, reader: RowReader, step: Step, batch: int) -> int:
+        samples, positions = reader.sizes(self.walk.value(QUANTIZED, step.reads[0], batch))
+        return samples * positions
+
+    def _product(self, layer: Layer, x: torch.Tensor, step: Step) -> torch.Tensor:
+        rows = layer.weight_rows(self.walk.values_of(step.reads[1], FLOAT))
+        flat = torch.from_numpy(rows.reshape(rows.shape[0], -1, rows.shape[3])).to(x.device)
+        return x @ flat.transpose(1, 2)
+
+    @staticmethod
+    def _count(layer: Layer) -> int:
+        """Return how many rows say enough of a layer's moments, within the work they may take."""
+        inputs, groups = layer.inputs, layer.groups
+        affordable = min(_WORK / (inputs * inputs * groups), _ELEMENTS / (inputs * groups), _MOST_ROWS)
+        return int(max(affordable, _FEWEST_ROWS * inputs))
+
+    def _least(self, step: Step, groups: int, channels: int) -> np.ndarray:
+        """Return the smallest scales [G, C] with which the int32 bias fits."""
+        plan = self.walk.start.plan
+        key = plan.inputs.get((step.name, 2))
+        least = np.zeros((groups, channels))
+        if key is None or plan.grids[key].role is not Role.BIAS:
+            return least
+        parents = plan.grids[key].scaled_by
+        assert parents is not None
+        values = np.abs(self.walk.values_of(step.reads[2]).astype(np.float64)).ravel()
+        if values.size == least.size:
+            source = float(self.walk.encodings[parents[0]].scale)
+            least = (values * _ROOM / _INT32_MAX / source).reshape(groups, channels)
+        return np.full_like(least, least.max()) if self.walk.encodings[parents[1]].scale.size == 1 else least
+
+    def take(self, step: Step, found: Rounded) -> None:
+        """Put a result into the quantized model, with the bias that belongs to it."""
+        key = self.walk.weight_key(step.name)
+        assert key is not None
+        weights = weights_from_rows(self.layers[step.name], found.weights)
+        self.walk.set_weight(key, weights, found.encoding(self.walk.encodings[key]))
+        if found.bias is not None:
+            self.walk.set_values(step.reads[2], found.bias)
+
+
+def improve_layers(
+    layers: LayerWalk, method: Callable[[LayerWalk, Step], Rounded], *, progress: Progress | None = None
+) -> dict[str, Rounded]:
+    """Walk through the whole graph and improve each layer by `method`, which puts its result in place."""
+    walk, found = layers.walk, {}
+    for step in walk.steps:
+        walk.forward(FLOAT, [step])
+        if step.name in layers.layers:
+            with threadpool_limits(1, "blas"):
+                found[step.name] = method(layers, step)
+                layers.take(step, found[step.name])
+            if progress is not None:
+                progress.advance(1)
+        walk.forward(QUANTIZED, [step])
+        walk.free([step])
+    return found
+
+
+def _take_in(moment: JointMoment, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Form the products in torch: it is on a GPU where there is one, and its threads do not fight those of numpy."""
+    if moment.offsets() is None:
+        moment.start(x.mean(1, keepdim=True).cpu().numpy(), y.mean(1, keepdim=True).cpu().numpy())
+    offsets = moment.offsets()
+    assert offsets is not None
+    x, y = (value - torch.from_numpy(offset).to(value.device) for value, offset in zip((x, y), offsets, strict=True))
+    turned = x.transpose(1, 2)
+    products = ((turned @ x).cpu().numpy(), (turned @ y).cpu().numpy())
+    moment.add(x.shape[1], products, (x.sum(1).cpu().numpy(), y.sum(1).cpu().numpy()))
+
+
+def _readers(walk: Walk) -> dict[str, set[str]]:
+    readers: dict[str, set[str]] = {}
+    for step in walk.steps:
+        for name in step.reads:
+            readers.setdefault(name, set()).add(step.name)
+    return readers

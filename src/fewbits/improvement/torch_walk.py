@@ -1,0 +1,168 @@
+"""Two streams through one graph: the float model, and the quantized model as far as it is finished.
+
+Both go through the graph once, a range of nodes at a time over all samples, so that the time grows linearly with depth:
+what a layer will really read is there when its turn comes, and what it should give, too. What no later node reads is
+dropped; the rest lies in a `Cache`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+
+from fewbits.improvement.torch_cache import Cache
+from fewbits.runtime.torch_graph import Step, TorchGraph, feeds_to_torch
+from fewbits.runtime.torch_quantize import FakeQuantizer, QuantizedGraph
+from fewbits.spec.encodings import Encoding
+from fewbits.spec.plan import Plan, Role
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+F32 = npt.NDArray[np.float32]
+FLOAT, QUANTIZED = "float", "quantized"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Start:
+    """What an improvement begins with.
+
+    Attributes:
+        reference: the float model: what every layer should give.
+        current: the same graph, perhaps with weights that were improved before.
+        plan: made for `current`.
+        encodings: grid key -> encoding.
+    """
+
+    reference: ir.Model
+    current: ir.Model
+    plan: Plan
+    encodings: Mapping[str, Encoding]
+
+
+@dataclass(eq=False)
+class Walk:
+    """The two streams, and the state of the quantized one.
+
+    Args:
+        start: models, plan and encodings.
+        feeds: one per batch.
+        cache: where activations wait.
+        device: where torch computes.
+
+    Attributes:
+        encodings: grid key -> encoding, as improved so far.
+        floating, quantized: the two graphs; parameters of the second change as layers are finished.
+    """
+
+    start: Start
+    feeds: Sequence[Arrays]
+    cache: Cache
+    device: str = "cpu"
+    encodings: dict[str, Encoding] = field(init=False)
+    floating: TorchGraph = field(init=False)
+    quantized: QuantizedGraph = field(init=False)
+
+    def __post_init__(self) -> None:
+        plan = self.start.plan
+        self.encodings = dict(self.start.encodings)
+        self.floating = TorchGraph(self.start.reference).eval().to(self.device)
+        graph = TorchGraph(self.start.current).eval().to(self.device)
+        self.quantized = QuantizedGraph(graph, plan, self.encodings).eval().to(self.device)
+        # an int32 grid rounds far below everything else, and its scale follows the weight's, which is about to change
+        self.quantized.switch(False, [key for key, grid in plan.grids.items() if grid.role is Role.BIAS])
+        for batch, feeds in enumerate(self.feeds):
+            for name, value in feeds_to_torch(feeds, self.device).items():
+                for stream in (FLOAT, QUANTIZED):
+                    self.cache.put(stream, name, batch, value)
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """The nodes, in the order of execution."""
+        return self.quantized.graph.steps
+
+    @property
+    def batches(self) -> range:
+        """Numbers of the batches."""
+        return range(len(self.feeds))
+
+    def graph_of(self, stream: str) -> TorchGraph:
+        """Return the graph of a stream."""
+        return self.floating if stream == FLOAT else self.quantized.graph
+
+    def value(self, stream: str, name: str, batch: int) -> torch.Tensor:
+        """Return what a tensor holds in a batch, or the constant of that name."""
+        graph = self.graph_of(stream)
+        fixed = graph.known(name)
+        return self.cache.get(stream, name, batch) if fixed is None else fixed
+
+    def seen(self, step: Step, position: int, batch: int) -> torch.Tensor:
+        """Return what a node of the quantized model sees at an input: on its grid."""
+        return self.quantized.read(step, position, self.value(QUANTIZED, step.reads[position], batch))
+
+    def forward(self, stream: str, steps: Sequence[Step], kept: Sequence[str] = ()) -> None:
+        """Run nodes over all batches; what lies only between them is not kept, unless it is named.
+
+        Args:
+            stream: FLOAT or QUANTIZED.
+            steps: consecutive nodes.
+            kept: names of tensors that are needed although no later node reads them.
+        """
+        freed = {name for step in steps for name in step.frees} - set(kept)
+        with torch.no_grad():
+            for batch in self.batches:
+                made = self.run(stream, steps, batch)
+                for name, value in made.items():
+                    if name not in freed:
+                        self.cache.put(stream, name, batch, value)
+
+    def run(
+        self, stream: str, steps: Sequence[Step], batch: int, given: Mapping[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return every tensor that consecutive nodes make in one batch; `given` replaces what they would read."""
+        graph, hook = self.graph_of(stream), self.quantized if stream == QUANTIZED else None
+        values: dict[str, torch.Tensor] = dict(given or {})
+        made: dict[str, torch.Tensor] = {}
+        for step in steps:
+            for name in step.reads:
+                if name and name not in values:
+                    values[name] = self.value(stream, name, batch)
+            for name, value in zip(step.writes, graph.compute(step, values, hook), strict=False):
+                if name and value is not None:
+                    values[name] = made[name] = value
+        return made
+
+    def free(self, steps: Sequence[Step]) -> None:
+        """Drop what no node after `steps` reads."""
+        for step in steps:
+            for name in step.frees:
+                for batch in self.batches:
+                    self.cache.drop(FLOAT, name, batch)
+                    self.cache.drop(QUANTIZED, name, batch)
+
+    def weight_key(self, node: str) -> str | None:
+        """Return the grid key of the weight that a node reads, if it has a grid."""
+        key = self.start.plan.inputs.get((node, 1))
+        return key if key is not None and self.start.plan.grids[key].role is Role.WEIGHT else None
+
+    def set_weight(self, key: str, values: F32, encoding: Encoding) -> None:
+        """Give a weight of the quantized model new values, which lie on a new grid."""
+        name = self.start.plan.grids[key].tensor
+        self.set_values(name, values)
+        self.encodings[key] = encoding
+        shape = tuple(values.shape)
+        self.quantized.quantizers.set_quantizer(key, FakeQuantizer(encoding, shape).to(self.device))
+
+    def set_values(self, name: str, values: F32) -> None:
+        """Give a parameter of the quantized model new values."""
+        parameter = self.quantized.graph.known(name)
+        assert parameter is not None
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(values).reshape(parameter.shape))
+
+    def values_of(self, name: str, stream: str = QUANTIZED) -> F32:
+        """Return the values of a parameter of a stream."""
+        parameter = self.graph_of(stream).known(name)
+        assert parameter is not None
+        return np.ascontiguousarray(parameter.detach().cpu().numpy())

@@ -1,0 +1,203 @@
+"""How one method changes a model: which float model it aims at, what it hands back, and the subject made from that."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import numpy as np
+import onnx_ir as ir
+
+from fewbits.errors import SpecError
+from fewbits.improvement.absorb_bias import absorb_bias, lows_to_observe
+from fewbits.improvement.channel_ranges import Ranges, channel_ranges, lows_of, tops_of
+from fewbits.improvement.equalize import Clips, equalize
+from fewbits.improvement.methods import Effort, Kind, Method
+from fewbits.improvement.result import Improved
+from fewbits.improvement.rounded_store import RoundedStore
+from fewbits.improvement.smooth import smooth, tops_to_observe
+from fewbits.quantization.layers import find_layers
+from fewbits.reporting.record import versions
+from fewbits.runtime.progress import Progress
+from fewbits.runtime.session import Arrays
+from fewbits.runtime.store import Store, key_of
+from fewbits.spec.encodings import Encoding
+from fewbits.spec.plan import Plan, Role
+from fewbits.workflow.calibrate import Calibration
+from fewbits.workflow.content_keys import model_key, plan_key
+from fewbits.workflow.quantized import Quantized
+from fewbits.workflow.sessions import open_graph, with_outputs
+from fewbits.workflow.subject import Subject
+
+_WIDEST = 8
+"""Bits of a weight that rounding still matters for."""
+_RESCALED, _MOST_RESCALED = (0.75, 1.33), 0.1
+"""Factors beyond which a channel counts as rescaled, and the share of the energy of weights in such channels."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """A quantized model and the float model that its layers are to be like.
+
+    Attributes:
+        calibration: of the float companion.
+        made: the quantized model.
+        floating: the same graph with weights that nothing rounded.
+    """
+
+    calibration: Calibration
+    made: Quantized
+    floating: ir.Model
+
+
+def check_clips(clips: str) -> Clips:
+    """Return what becomes of Clips between layers that are equalized.
+
+    Raises:
+        SpecError: there is no such choice.
+    """
+    for known in get_args(Clips):
+        if clips == known:
+            return known  # type: ignore[no-any-return]
+    raise SpecError(f"--clips is one of {', '.join(get_args(Clips))}, not {clips!r}.")
+
+
+def floating_model(subject: Subject) -> tuple[ir.Model, str, tuple[str, ...]]:
+    """Return the float model before any rounding, which of the two it is, and notes.
+
+    Where an earlier run pinned weights, that is the model that they were improved from, if both have the same nodes
+    and constants, and none of their channels was rescaled by equalization.
+    """
+    model, reference = subject.model, subject.source.reference
+    if not subject.source.pinned:
+        return model, "companion", ()
+    if reference is None:
+        return model, "companion", ()
+    if _names(reference) == _names(model) and not _is_rescaled(reference, model, subject.source.pinned):
+        return reference, "reference", ()
+    note = (
+        f"{subject.source.name!r} was equalized before its weights were rounded, so that rounding begins from the "
+        f"rounded weights: start from the float model to do both anew."
+    )
+    return model, "companion", (note,)
+
+
+def _names(model: ir.Model) -> tuple[list[str], list[str]]:
+    return sorted(map(str, model.graph.initializers)), [str(node.name) for node in model.graph]
+
+
+def _is_rescaled(floating: ir.Model, model: ir.Model, pinned: Mapping[str, Encoding]) -> bool:
+    """Whether channels of pinned weights have another size than in the float model, which rounding does not explain."""
+    moved = total = 0.0
+    for name in pinned:
+        before, after = (_values(of, name) for of in (floating, model))
+        if before is None or after is None or before.shape != after.shape or before.ndim < 2:
+            continue
+        for axis in (0, 1):
+            rest = tuple(i for i in range(before.ndim) if i != axis)
+            energy = (before * before).sum(axis=rest)
+            factor = (before * after).sum(axis=rest) / np.where(energy > 0, energy, 1.0)
+            moved += float(energy[(factor < _RESCALED[0]) | (factor > _RESCALED[1])].sum())
+            total += float(energy.sum())
+    return moved > _MOST_RESCALED * total
+
+
+def _values(model: ir.Model, name: str) -> np.ndarray | None:
+    value = model.graph.initializers.get(name)
+    if value is None or value.const_value is None:
+        return None
+    return value.const_value.numpy().astype(np.float64)
+
+
+def layers_to_round(model: ir.Model, plan: Plan) -> list[str]:
+    """Return the nodes whose weights a method that rounds may change."""
+    found = []
+    for layer in find_layers(model.graph):
+        key = plan.inputs.get((layer.node, 1))
+        grid = None if key is None else plan.grids[key]
+        if grid is not None and grid.role is Role.WEIGHT and grid.spec.bits <= _WIDEST:
+            found.append(layer.node)
+    return found
+
+
+def equalized(method: Method, state: State, samples: int, clips: Clips) -> Improved:
+    """Return the float model with weights that are easier to quantize.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    if method.name == "smooth":
+        tops = tops_of(_observed(state, state.floating, tops_to_observe(state.floating), samples))
+        return smooth(state.floating, tops)
+    first = equalize(state.floating, clips=clips)
+    lows = lows_of(_observed(state, first.model, lows_to_observe(first.model), samples))
+    second = absorb_bias(first.model, lows)
+    changed = tuple(dict.fromkeys((*first.changed, *second.changed)))
+    notes = (*first.notes, *second.notes)
+    return Improved(second.model, {}, changed, dict(first.declined), dict(first.errors), notes)
+
+
+def _observed(state: State, model: ir.Model, axes: Mapping[str, int], samples: int) -> Ranges:
+    subject = state.calibration.subject
+    if not axes:
+        return {}
+    runner = open_graph(with_outputs(model, tuple(axes)), subject.options)
+    batches = ((batch.feeds, batch.size) for batch in subject.data.batches(state.calibration.batch_size, samples))
+    return channel_ranges(runner.run, axes, batches, axes)
+
+
+def rounded(
+    method: Method, state: State, samples: int, effort: Effort, *, store: Store, progress: Progress
+) -> Improved:
+    """Return the companion of a state with weights that one method rounded; finished layers are kept in `store`.
+
+    Raises:
+        SpecError: the device is not there.
+        ModelError: the graph has an operator that the torch executor lacks.
+        OutputError: the store, or what does not fit into memory, cannot be written.
+    """
+    from fewbits.analysis.torch_sensitivity import threads
+    from fewbits.improvement.torch_improve import round_model
+    from fewbits.improvement.torch_walk import Start
+
+    calibration, made = state.calibration, state.made
+    subject = calibration.subject
+    feeds: list[Arrays] = [dict(batch.feeds) for batch in subject.data.batches(calibration.batch_size, samples)]
+    start = Start(state.floating, subject.model, made.plan, made.encodings)
+    kept = RoundedStore(store, _key(method, state, feeds, effort))
+    with threads(subject.options.threads):
+        found = round_model(method.name, start, feeds, effort, store=kept, progress=progress)
+    return replace(found, model=_with_plain_zeros(found.model, found.pinned))
+
+
+def _with_plain_zeros(model: ir.Model, weights: Iterable[str]) -> ir.Model:
+    """Return a model whose weights have no negative zeros: codes that come from the store are integers without them."""
+    copy = model.clone()
+    for name in weights:
+        value = copy.graph.initializers[name]
+        assert value.const_value is not None
+        value.const_value = ir.tensor(value.const_value.numpy() + np.float32(0), name=name)
+    return copy
+
+
+def _key(method: Method, state: State, feeds: Sequence[Arrays], effort: Effort) -> str:
+    """Return the content hash of all that rounded layers depend on; the feeds, batch by batch, stand for the data."""
+    models = (model_key(state.floating), model_key(state.calibration.model))
+    spent = (effort.granularity, effort.iterations, effort.seed, effort.with_activations)
+    return key_of(versions(), models, plan_key(state.made.plan, state.made.encoded), list(feeds), method.name, spent)
+
+
+def improved_subject(subject: Subject, found: Improved, kind: Kind) -> Subject:
+    """Return the subject with the improved model, its pins, and the float model that it is compared with.
+
+    Where weights were equalized, pins stay only of those that did not change.
+    """
+    pins = {**subject.source.pinned, **found.pinned}
+    if kind is Kind.EQUALIZE:
+        pins = {name: pin for name, pin in pins.items() if _is_same(subject.model, found.model, name)}
+    source = replace(subject.source, model=found.model, pinned=pins, reference=subject.reference_model)
+    return replace(subject, source=source, runner=open_graph(found.model, subject.options))
+
+
+def _is_same(before: ir.Model, after: ir.Model, name: str) -> bool:
+    left, right = _values(before, name), _values(after, name)
+    return left is not None and right is not None and np.array_equal(left, right)

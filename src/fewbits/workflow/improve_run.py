@@ -1,0 +1,246 @@
+"""The run of an improvement: one method after the other on the best state so far, each measured before the next."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fewbits.analysis.evaluate import Evaluation, drop
+from fewbits.artifact import names
+from fewbits.artifact.folder import temporary_folder
+from fewbits.errors import SpecError
+from fewbits.graph.save import save_model
+from fewbits.improvement.equalize import Clips
+from fewbits.improvement.methods import Effort, Kind, Method
+from fewbits.improvement.result import Improved
+from fewbits.numerics.output_error import RelativeOutputError
+from fewbits.quantization.profile import Profile
+from fewbits.runtime.session import Runner
+from fewbits.runtime.store import Store
+from fewbits.workflow.calibrate import Calibration, calibrate_subject
+from fewbits.workflow.goal import Goal
+from fewbits.workflow.improve_models import State, equalized, improved_subject, layers_to_round, rounded
+from fewbits.workflow.improve_steps import MethodRow, OutputError, decide
+from fewbits.workflow.quantized import Quantized, quantize_calibrated
+from fewbits.workflow.score_memory import ScoreMemory, artifact_hash
+from fewbits.workflow.scoring import Scoring
+from fewbits.workflow.stages import Stages
+from fewbits.workflow.verdict import Status
+from fewbits.workflow.writing import Options, open_artifact
+
+ERROR_SAMPLES = 64
+"""Calibration samples that output errors are measured on, at most."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """What the caller asked for, checked.
+
+    Attributes:
+        methods: in the order in which they are applied.
+        auto: keep what helps only.
+        score_each: score after every method.
+        profile: precisions.
+        effort: of the methods that round.
+        clips: what becomes of Clips between layers that are equalized.
+    """
+
+    methods: tuple[Method, ...]
+    auto: bool
+    score_each: bool
+    profile: Profile
+    effort: Effort
+    clips: Clips
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Figures:
+    """How good a state is.
+
+    Attributes:
+        output: error against the float model on calibration samples.
+        score: the user's; None where it was not taken.
+    """
+
+    output: OutputError
+    score: Evaluation | None
+
+
+@dataclass(eq=False)
+class ImproveRun:
+    """One run: what it scores with, and what its methods did.
+
+    Attributes:
+        wanted: what was asked for.
+        scoring: how models are scored.
+        before: score of the float model.
+        goal: what is acceptable.
+        stages: told of every stage.
+        options: what the caller asked for, by name.
+        store: keeps rounded layers.
+        memory: knows scores of files that were scored before.
+        rows: what each method did.
+        notes: sentences for the user.
+    """
+
+    wanted: Wanted
+    scoring: Scoring
+    before: Evaluation
+    goal: Goal
+    stages: Stages
+    options: Options
+    store: Store
+    memory: ScoreMemory
+    rows: list[MethodRow] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    _scores: dict[str, Evaluation] = field(default_factory=dict)
+
+    @property
+    def evaluations(self) -> int:
+        """How many different quantized models were scored; what was remembered counts."""
+        return len(self._scores)
+
+    def quantize(self, calibration: Calibration, name: str) -> Quantized:
+        """Return the quantized model of a calibration, in the precisions asked for.
+
+        Raises:
+            SpecError: they cannot be on this model and target.
+        """
+        with self.stages.stage(f"quantize {name}"):
+            return quantize_calibrated(
+                calibration, self.wanted.profile, ranges=self.options["ranges"],
+                weight_ranges=self.options["weight_ranges"], bias_correction=self.options["bias_correction"],
+            )  # fmt: skip
+
+    def figures(self, state: State, name: str, *, with_score: bool) -> Figures:
+        """Return the output error of a state, and its score where that is asked for.
+
+        Raises:
+            FewbitsError: it cannot be written, run or scored.
+        """
+        with temporary_folder() as folder:
+            save_model(state.made.model, folder / names.ARTIFACT)
+            runner = open_artifact(folder, state.calibration.subject.options)
+            with self.stages.stage("measure outputs"):
+                output = self._error(state.calibration, runner)
+            return Figures(output, self.score(folder, runner, name) if with_score else None)
+
+    def score(self, folder: Path, runner: Runner, name: str) -> Evaluation:
+        """Return the score of the artifact in a folder; the same file is never scored twice.
+
+        Raises:
+            FewbitsError: it cannot be run or scored.
+        """
+        content = artifact_hash(folder)
+        known = self._scores.get(content) or self.memory.get(content)
+        if known is None:
+            with self.stages.stage(f"score {name}", self.before.samples) as told:
+                known = self.memory.put(content, self.scoring.score(runner, told))
+        self._scores[content] = known
+        return known
+
+    def improve(self, state: State, figures: Figures) -> tuple[State, Figures]:
+        """Apply the methods to a state, and return the last one that was kept.
+
+        Raises:
+            SpecError: no method can change anything.
+            FewbitsError: a model cannot be made, run or scored.
+        """
+        for method in self.wanted.methods:
+            if self.wanted.auto and method.name == "adaround" and self._is_met(figures):
+                self.rows.append(_untried(method, "the goal is met without it"))
+                continue
+            state, figures = self._try(method, state, figures)
+        if not any(row.changed for row in self.rows):
+            raise SpecError(_nothing(self.rows, state.calibration.source.name))
+        return state, figures
+
+    def _try(self, method: Method, state: State, figures: Figures) -> tuple[State, Figures]:
+        begin = time.perf_counter()
+        found, trial = self._apply(method, state)
+        if trial is None:
+            self.rows.append(_row(method, found, time.perf_counter() - begin, None, (False, "it changed nothing")))
+            return state, figures
+        seconds = time.perf_counter() - begin
+        reached = self.figures(trial, method.name, with_score=self.wanted.auto or self.wanted.score_each)
+        is_kept, why = True, ""
+        if self.wanted.auto:
+            assert figures.score is not None
+            assert reached.score is not None
+            is_kept, why = decide((figures.output, figures.score), (reached.output, reached.score))
+        self.rows.append(_row(method, found, seconds, reached, (is_kept, why)))
+        if not is_kept:
+            return state, figures
+        self.notes += [f"{method.name}: {note}" for note in found.notes]
+        return trial, reached
+
+    def _apply(self, method: Method, state: State) -> tuple[Improved, State | None]:
+        """Return what a method did, and the state that this gives; None where it changed nothing."""
+        samples = self.options["samples"]
+        if method.kind is Kind.EQUALIZE:
+            with self.stages.stage(method.name):
+                found = equalized(method, state, samples, self.wanted.clips)
+        else:
+            layers = layers_to_round(state.floating, state.made.plan)
+            with self.stages.stage(method.name, len(layers)) as told:
+                found = rounded(method, state, samples, self.wanted.effort, store=self.store, progress=told)
+        if not found.changed:
+            return found, None
+        subject = improved_subject(state.calibration.subject, found, method.kind)
+        calibration = calibrate_subject(subject, samples=samples, stages=self.stages)
+        made = self.quantize(calibration, method.name)
+        floating = found.model if method.kind is Kind.EQUALIZE else state.floating
+        return found, State(calibration, made, floating)
+
+    def _error(self, calibration: Calibration, runner: Runner) -> OutputError:
+        reference, data = self.scoring.reference, calibration.subject.data
+        by_channel, by_power = (RelativeOutputError(runner.output_names, how) for how in ("channel", "power"))
+        for batch in data.batches(calibration.batch_size, min(ERROR_SAMPLES, self.options["samples"])):
+            wanted, given = reference(batch.feeds), runner.run(runner.output_names, batch.feeds)
+            by_channel.update(wanted, given)
+            by_power.update(wanted, given)
+        power = by_power.value
+        return OutputError(by_channel.value, -10 * float(np.log10(power)) if power else None)
+
+    def _is_met(self, figures: Figures) -> bool:
+        assert figures.score is not None
+        return self.goal.judge(drop(self.before, figures.score), figures.score) is Status.OK
+
+
+def _row(
+    method: Method, found: Improved, seconds: float, reached: Figures | None, decision: tuple[bool, str]
+) -> MethodRow:
+    layers = tuple((name, before, after) for name, (before, after) in found.errors.items())
+    score = None if reached is None or reached.score is None else reached.score.value
+    return MethodRow(
+        name=method.name, seconds=round(seconds, 4), changed=len(found.changed), declined=_by_reason(found.declined),
+        objective=_means(layers), layers=layers, output=None if reached is None else reached.output, score=score,
+        kept=decision[0], reason=decision[1],
+    )  # fmt: skip
+
+
+def _untried(method: Method, why: str) -> MethodRow:
+    return MethodRow(method.name, 0.0, 0, {}, None, (), None, None, kept=False, reason=why)
+
+
+def _means(layers: Sequence[tuple[str, float, float]]) -> tuple[float, float] | None:
+    if not layers:
+        return None
+    count = len(layers)
+    return sum(before for _, before, _ in layers) / count, sum(after for *_, after in layers) / count
+
+
+def _by_reason(declined: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = {}
+    for name, reason in declined.items():
+        found.setdefault(reason, []).append(name)
+    return {reason: tuple(layers) for reason, layers in found.items()}
+
+
+def _nothing(rows: Sequence[MethodRow], model: str) -> str:
+    tried = ", ".join(row.name for row in rows)
+    reasons = [f"{layers[0]!r}: {reason}" for row in rows for reason, layers in row.declined.items()]
+    why = f" ({reasons[0]})" if reasons else ""
+    return f"No layer of {model!r} can be improved by {tried}{why}: choose other methods, or another precision."
