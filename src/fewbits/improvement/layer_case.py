@@ -40,8 +40,9 @@ class LayerCase:
     def scale(self) -> F64:
         """The present scale of every output channel, [G, C]."""
         groups, channels = self.weights.shape[:2]
-        flat = self.encoding.scale.astype(np.float64).ravel()
-        return np.array(np.broadcast_to(flat, (groups * channels,)).reshape(groups, channels), np.float64)
+        found = np.empty((groups, channels))
+        found.reshape(-1)[...] = self.encoding.scale.ravel()
+        return found
 
     @property
     def is_shared(self) -> bool:
