@@ -11,6 +11,15 @@ from run_peer import run_peer
 
 DEPTHS = {"resnet20": RESNET20, "resnet56": NETWORKS["resnet56"]}
 LAYERS = {"resnet20": 20, "resnet56": 56}
+METHODS = {
+    "gptq": ("gptq", Effort()),
+    "adaround": ("adaround", Effort()),
+    "adaround by block": ("adaround", Effort(granularity="block", iterations=200)),
+}
+ROWS = (
+    ("resnet20", "gptq"), ("resnet20", "adaround"), ("resnet20", "adaround by block"),
+    ("resnet56", "gptq"), ("resnet56", "adaround"),
+)  # fmt: skip
 
 
 def main() -> None:
@@ -21,31 +30,33 @@ def main() -> None:
     args = parser.parse_args()
     found = record.start(f"adaround: w4a8, {args.samples} calibration samples")
     results: dict[str, Any] = {"fewbits": {}}
-    for name, network in DEPTHS.items():
-        for method in ("gptq", "adaround"):
-            results["fewbits"][f"{name} {method}"] = ours(network, method, args)
-    for method in ("gptq", "adaround"):
-        per_layer = {n: results["fewbits"][f"{n} {method}"]["method_s"] / LAYERS[n] for n in DEPTHS}
-        print(f"{method}: seconds a layer {per_layer}, ratio {per_layer['resnet56'] / per_layer['resnet20']:.2f}")
     if not args.skip_peer:
-        peer = run_peer(
+        results["aimet"] = run_peer(
             "aimet_adaround", "adaround", network="resnet20", samples=args.samples, iterations=args.iterations,
             threads=args.threads,
         )  # fmt: skip
-        results["aimet"] = peer
-        if "adaround_s" in peer:
-            mine = results["fewbits"]["resnet20 adaround"]
-            print(f"aimet-onnx: {peer['nearest']:.2f} -> {peer['score']:.2f} in {peer['adaround_s']:.0f} s")
-            print(f"fewbits: {mine['score']:.2f} in {mine['method_s']:.0f} s")
-            print(f"{peer['adaround_s'] / mine['method_s']:.1f} times as fast")
+    for name, method in ROWS:
+        results["fewbits"][f"{name} {method}"] = ours(DEPTHS[name], method, args)
+        record.save("adaround_speed", args, found, results)
+    for method in ("gptq", "adaround"):
+        per_layer = {n: results["fewbits"][f"{n} {method}"]["method_s"] / LAYERS[n] for n in DEPTHS}
+        print(f"{method}: seconds a layer {per_layer}, ratio {per_layer['resnet56'] / per_layer['resnet20']:.2f}")
+    peer = results.get("aimet", {})
+    if "adaround_s" in peer:
+        print(f"aimet-onnx: {peer['nearest']:.2f} -> {peer['score']:.2f} in {peer['adaround_s']:.0f} s")
+        for row, mine in results["fewbits"].items():
+            if row.startswith("resnet20"):
+                times = peer["adaround_s"] / mine["method_s"]
+                print(f"fewbits {row}: {mine['score']:.2f}, {times:.1f} times as fast")
     record.save("adaround_speed", args, found, results)
 
 
 def ours(network: Network, method: str, args: Any) -> dict[str, Any]:
     """Return seconds and score of one method."""
+    names, effort = METHODS[method]
     result = fewbits.improve(
-        network.path, data=lambda: network.calibration(args.samples), precision="w4a8", methods=method, auto=False,
-        effort=Effort(), metric=network.score, higher_is_better=True, samples=args.samples,
+        network.path, data=lambda: network.calibration(args.samples), precision="w4a8", methods=names, auto=False,
+        effort=effort, metric=network.score, higher_is_better=True, samples=args.samples,
         run_options=RunOptions(threads=args.threads),
     )  # fmt: skip
     seconds = sum(row.seconds for row in result.methods)

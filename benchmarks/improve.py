@@ -1,10 +1,11 @@
 """Step 4 on every network: the score of each method, from one set of calibration samples, and what it costs.
 
-Each row is one call of `fewbits.improve` with the methods named; "nearest" is what `quantize` makes without them. Layers
-are improved on activations in float, and on rounded ones where the name says so. The limits are those of the issue of
-step 4 of the workflow. `--case` picks rows of a network, `--methods` columns.
+Each row is one call of `fewbits.improve` with the methods named; "nearest" is what `quantize` makes without them.
+Layers are improved on activations in float, and on rounded ones where the name says so. `--case` picks networks,
+`--methods` rows.
 """
 
+import json
 import tempfile
 import time
 from dataclasses import dataclass
@@ -65,15 +66,21 @@ def main() -> None:
     parser.add_argument("--case", nargs="*", choices=list(CASES), default=list(CASES))
     parser.add_argument("--methods", nargs="*", choices=list(METHODS))
     parser.add_argument("--samples", type=int, default=400, help="calibration samples")
-    parser.add_argument("--name", default="improve", help="of the JSON")
+    parser.add_argument("--add", action="store_true", help="keep rows that are recorded and not measured again")
     args = parser.parse_args()
     found = record.start(f"improve: {args.samples} calibration samples")
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = known(args) if args.add else {}
     for name in args.case:
         case = CASES[name]
-        results[name] = run(case, args)
+        results[name] = results.get(name, {}) | run(case, args)
         show(name, case, results[name])
-        record.save(args.name, args, found, results)
+        record.save("improve", args, found, results)
+
+
+def known(args: Any) -> dict[str, Any]:
+    """Return the rows that are recorded."""
+    path = args.results / "improve.json"
+    return json.loads(path.read_text())["results"] if path.exists() else {}
 
 
 def run(case: Case, args: Any) -> dict[str, Any]:

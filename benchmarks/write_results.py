@@ -7,6 +7,7 @@ from accuracy import PEERS
 from networks import NETWORKS
 from page import HERE, decimals, load, table
 from page_amp import amp
+from page_improve import improved
 from page_qnn import exchange, qnn
 
 PAGE = HERE.parent / "docs" / "results.md"
@@ -49,6 +50,7 @@ def main() -> None:
         sensitivity(),
         lite(),
         amp(),
+        improved(),
         qnn(),
         exchange(),
         memory(),

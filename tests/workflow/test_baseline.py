@@ -216,6 +216,9 @@ def test_next_steps_are_commands_that_the_program_takes(finding, output):
             "--threads 2",
         ):
             assert part in text
+    base = {Finding.WEIGHTS: "w8a16", Finding.BOTH: "w8a8"}.get(finding)
+    improving = [command for _, command in steps if command.startswith("fewbits improve ")]
+    assert [f"--precision {base}" in command for command in improving] == ([] if base is None else [True])
 
 
 def test_steps_of_data_in_memory_name_them_in_capitals():

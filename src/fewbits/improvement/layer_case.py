@@ -40,7 +40,7 @@ class LayerCase:
     def scale(self) -> F64:
         """The present scale of every output channel, [G, C]."""
         groups, channels = self.weights.shape[:2]
-        found = np.empty((groups, channels))
+        found: F64 = np.empty((groups, channels))
         found.reshape(-1)[...] = self.encoding.scale.ravel()
         return found
 
@@ -68,7 +68,7 @@ class LayerCase:
         steps = np.repeat(self.scale.astype(np.float32), taps, axis=1)[..., None]
         rows = self.current.reshape(groups, channels * taps, inputs).astype(np.float32)
         spec = self.encoding.spec
-        return np.clip(np.rint(rows / steps), spec.qmin, spec.qmax).astype(np.float64)
+        return np.asarray(np.clip(np.rint(rows / steps), spec.qmin, spec.qmax), np.float64)
 
     def bias(self, rounded: F64) -> F32 | None:
         """Return the bias [G * C] with which rounded weights [G, C, T, K] keep the means of the float layer."""

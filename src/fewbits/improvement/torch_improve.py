@@ -95,7 +95,7 @@ def folded(walk: Walk) -> ir.Model:
         value = model.graph.initializers[name]
         before = value.const_value
         assert before is not None
-        array = np.ascontiguousarray(parameter.detach().cpu().numpy())
+        array = np.array(parameter.detach().cpu().numpy(), order="C")  # a scalar stays one
         if not np.array_equal(array, before.numpy()):
             value.const_value = ir.tensor(array, name=name)
     return model

@@ -10,6 +10,7 @@ from torch import nn
 
 from fewbits.numerics.affine import broadcast_grid
 from fewbits.runtime.torch_graph import OnnxNamed, Step, Tensors, TorchGraph
+from fewbits.spec.dtypes import PerChannel
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
 from fewbits.spec.precision import FP16
@@ -121,6 +122,8 @@ class QuantizedGraph(nn.Module):
         known = dict(graph.named_parameters())
         for key, grid in plan.grids.items():
             shape = tuple(known[grid.tensor].shape) if grid.tensor in known else ()
+            if grid.role is Role.BIAS:
+                shape = _widened(shape, encodings[key])
             self.quantizers.set_quantizer(key, FakeQuantizer(encodings[key], shape))
         for key, values in (biases or {}).items():
             self.biases.set_tensor(key, torch.from_numpy(np.array(values, np.float32)))
@@ -150,7 +153,8 @@ class QuantizedGraph(nn.Module):
         role = self.plan.grids[key].role
         if role is Role.BIAS and self.quantizer(key).is_on:
             stored = self.biases.tensor(key)
-            value = value if stored is None else stored.reshape(value.shape)
+            if stored is not None:
+                value = stored.reshape(value.shape) if stored.numel() == value.numel() else stored
         elif self.plan.outputs.get(step.reads[position]) == key:
             return value  # its producer wrote it on this grid
         found: torch.Tensor = self.quantizer(key)(value)
@@ -166,3 +170,11 @@ class QuantizedGraph(nn.Module):
             value if value is None or name not in self.plan.outputs else self.quantizer(self.plan.outputs[name])(value)
             for name, value in zip(step.writes, outputs, strict=False)
         )
+
+
+def _widened(shape: tuple[int, ...], encoding: Encoding) -> tuple[int, ...]:
+    """Return the shape in which a bias is stored: one row of any rank is a vector of one value per channel."""
+    granularity = encoding.spec.granularity
+    if not isinstance(granularity, PerChannel):
+        return shape
+    return (encoding.scale.size,) if granularity.axis == 0 else (*shape[:-1], encoding.scale.size)

@@ -58,6 +58,13 @@ def _cheaper(finding: Finding, options: Mapping[str, Any]) -> Iterator[tuple[str
         yield "choose weight scales by the error at each layer's output", _again(options, weight_ranges="auto")
     if finding in (Finding.WEIGHTS, Finding.BOTH) and options["bias_correction"] is False:
         yield "let biases take up the mean error of the weights", _again(options, bias_correction=True)
+    if finding in (Finding.WEIGHTS, Finding.BOTH):
+        base = _LIFTED[finding][0]
+        only = (*_SHARED, "ranges", "weight_ranges", *_GOAL)
+        yield (
+            "better weights without training",
+            command_line("improve", options, only=only, precision=base, output="OUT"),
+        )
     if finding in _LIFTED:
         base, high = _LIFTED[finding]
         yield f"stay at {base}, with the most sensitive groups of operators in {high}", _lite(options, base, high)

@@ -1,0 +1,57 @@
+"""The section of docs/results.md on better weights: step 4 of the workflow."""
+
+from improve import CASES, METHODS
+from page import decimals, load, table
+
+
+def improved() -> str:
+    """Return the scores of every method on every network, and the pair with aimet-onnx."""
+    results, when = load("improve")
+    shown = [method for method in METHODS if any(method in rows for rows in results.values())]
+    header = ("network", "float", "at least", "nearest", *shown)
+    rows = []
+    for name, case in CASES.items():
+        if name not in results:
+            continue
+        found, digits = results[name], decimals(case.network.name)
+        cells = [_cell(found.get(method), digits) for method in shown]
+        start = (f"{found[m]['score']:.{digits}f}" for m in ("float", "nearest"))
+        float_score, nearest = start
+        rows.append((name, float_score, f"{case.limit:g}", nearest, *cells))
+    return (
+        "## Better weights\n\n`fewbits improve --method ...` with 400 calibration samples (fewer where there are fewer), each column one run from the float "
+        "model; in brackets the seconds that the methods took, with one thread on a busy machine. Nearest: what `fewbits quantize` makes, whose scales are "
+        "searched and whose biases are corrected already. At least: the score that this step must reach. Per tensor: every weight has one scale. Differences of "
+        "0.3 points are within what 800 to 5000 samples can tell.\n\n" + table(header, rows) + "\n" + when + "\n" + speed()
+    )  # fmt: skip
+
+
+def _cell(row: dict[str, float] | None, digits: int) -> str:
+    return "" if row is None else f"{row['score']:.{digits}f} ({row['method_s']:.0f})"
+
+
+def speed() -> str:
+    """Return time and score beside aimet-onnx's AdaRound, and how time grows with depth."""
+    results, when = load("adaround_speed")
+    peer, ours = results["aimet"], results["fewbits"]
+    rows: list[tuple[object, ...]] = [
+        ("aimet-onnx, AdaRound", f"{peer['nearest']:.2f}", f"{peer['score']:.2f}", f"{peer['adaround_s']:.0f}", "1"),
+    ]
+    for name, row in ours.items():
+        if name.startswith("resnet20 "):
+            times = f"{peer['adaround_s'] / row['method_s']:.1f}"
+            found = (f"{row['nearest']:.2f}", f"{row['score']:.2f}", f"{row['method_s']:.0f}", times)
+            rows.append((f"fewbits, {name.removeprefix('resnet20 ')}", *found))
+    grown = []
+    for method in ("gptq", "adaround"):
+        short, deep = ours[f"resnet20 {method}"]["method_s"], ours[f"resnet56 {method}"]["method_s"]
+        grown.append(f"{method} {short:.0f} and {deep:.0f} s ({deep / short:.1f} times)")
+    return (
+        f"cifar10_resnet20 w4a8 in one run (`benchmarks/adaround_speed.py`), the same samples and threads; aimet-onnx with {peer['iterations']} iterations:\n\n"
+        + table(("tool", "nearest", "score", "seconds", "times as fast"), rows)
+        + f"\n20 and 56 layers (2.8 times as many, 3.0 times the multiply-accumulates): {', '.join(grown)}.\n\n{when}"
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(improved())
