@@ -171,15 +171,14 @@ def output_errors(case: Case, found: Improved, *, after_relu: bool) -> dict[str,
     """Return for every layer the mean squared error of its output: with the nearest codes, and as it was improved.
 
     What the layer reads is that of the improved model, which is what it read in the walk. Nearest codes get the bias
-    that suits them best, so that it is codes that are compared. A layer whose output is added to a shortcut makes up
-    for what the shortcut lacks: there it is the sum that counts.
+    that suits them best, so that it is codes that are compared.
     """
     floating, rounded = watched(case.start.reference, case.feeds), watched(found.model, case.feeds)
     graph_of = TorchGraph(found.model)
     steps = {step.name: step for step in graph_of.steps}
     errors = {}
     for node, (_, grid) in weights_of(case).items():
-        step, wanted = steps[node], floating.writes[node] + lacking(graph_of, node, floating, rounded)
+        step, wanted = steps[node], floating.writes[node]
         read = [rounded.reads[node, i] for i in range(len(step.reads))]
         nearest = torch.from_numpy(fake_quantize(floating.reads[node, 1].detach().numpy(), grid))
         values = dict(zip(step.reads, read, strict=True))
@@ -192,17 +191,6 @@ def output_errors(case: Case, found: Improved, *, after_relu: bool) -> dict[str,
         act = torch.relu if after_relu else torch.clone
         errors[node] = tuple(float((act(made) - act(wanted)).pow(2).mean()) for made in (plain, ours))
     return errors
-
-
-def lacking(model: TorchGraph, node: str, floating: Watcher, rounded: Watcher) -> torch.Tensor:
-    """Return what the quantized shortcut lacks where an Add is the only reader of a layer with a bias, else 0."""
-    name = next(step.writes[0] for step in model.steps if step.name == node)
-    readers = [step for step in model.steps if name in step.reads]
-    step = readers[0] if readers else None
-    if len(readers) != 1 or step is None or step.call.op != "Add" or (node, 2) not in floating.reads:
-        return torch.zeros(())
-    other = 1 - step.reads.index(name)
-    return floating.reads[step.name, other] - rounded.reads[step.name, other]
 
 
 @pytest.mark.parametrize("name", list(EFFORTS))
@@ -273,8 +261,7 @@ def test_mean_outputs_are_those_of_the_float_layers(name):
 def test_gptq_beats_nearest_at_every_layers_output(which):
     case = mixed_case() if which == "mixed" else digits_case()
     errors = output_errors(case, improved(which, "gptq"), after_relu=False)
-    # the damping holds weights near the float ones, too: where few inputs vary, that may cost a little of the output
-    assert {node: e for node, e in errors.items() if e[1] >= 1.05 * e[0]} == {}
+    assert {node: e for node, e in errors.items() if e[1] >= e[0]} == {}
     better = [ours < 0.98 * nearest for nearest, ours in errors.values()]
     assert np.mean(better) > 0.9
     nearest, ours = np.mean(list(errors.values()), axis=0)
@@ -316,7 +303,9 @@ def test_a_small_ceiling_spills_and_changes_no_bit(monkeypatch, name):
 
 @pytest.mark.parametrize("name", list(EFFORTS))
 def test_the_same_seed_gives_the_same_bits(name):
+    state = torch.get_rng_state()
     again = mixed_case().improved(name)
+    assert torch.equal(torch.get_rng_state(), state)  # nothing is drawn from what others draw from
     assert same_bits(again.model, improved("mixed", name).model)
     assert again.errors == improved("mixed", name).errors
 
@@ -461,27 +450,6 @@ def test_biases_of_a_gemm_may_broadcast(name, shape):
     assert all(after <= before for before, after in found.errors.values())
 
 
-def test_a_branch_makes_up_for_its_shortcut():
-    text = """g (float[N, 3, 8, 8] x, float[8, 3, 3, 3] w1, float[8] b1, float[8, 8, 3, 3] w2, float[8] b2)
-               => (float[N, 8, 8, 8] y) {
-        [one] a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
-        [relu] r = Relu (a)
-        [two] c = Conv <pads = [1, 1, 1, 1]> (r, w2, b2)
-        [add] y = Add (c, r)
-    }"""
-    shapes = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (8, 8, 3, 3), "b2": (8,)}
-    constants = {n: normal(*s, seed=i) * np.float32(0.4) for i, (n, s) in enumerate(shapes.items())}
-    case = case_of(graph(text, **constants), {"x": images(48, 3, 8, 8)})
-    found = case.improved("gptq")
-    floating, rounded = watched(case.start.reference, case.feeds), watched(found.model, case.feeds)
-    error = {
-        node: float((rounded.writes[node] - floating.writes[node]).pow(2).mean()) for node in ("relu", "two", "add")
-    }
-    shift = (rounded.writes["add"] - floating.writes["add"]).mean((0, 2, 3)).abs().max()
-    assert float(shift) < 1e-5 * float(floating.writes["add"].abs().max())
-    assert error["add"] < error["two"] + error["relu"]
-
-
 def test_16_bits_leave_nothing_to_gain():
     case = mixed_case("w16a16")
     found = case.improved("gptq")
@@ -578,4 +546,4 @@ def test_gptq_on_a_development_network(name, data):
     before, after = np.mean(list(found.errors.values()), axis=0)
     assert after < 0.7 * before
     errors = output_errors(case, found, after_relu=False)
-    assert {node: e for node, e in errors.items() if e[1] >= 1.05 * e[0]} == {}
+    assert {node: e for node, e in errors.items() if e[1] >= e[0]} == {}

@@ -48,6 +48,13 @@ def test_together_is_never_worse_than_nearest(shape, bits, is_shared, least, see
         assert np.unique(steps).size == 1
 
 
+def test_nearest_codes_stay_on_the_grid_and_go_to_even():
+    problem, _ = made(1, 2, 2, 3)
+    values = np.array([0.5, 1.5, -2.5, 99, -99, 3.4] * 2, float).reshape(1, 2, 2, 3)
+    found = round_nearest(problem, values * [[[[1]], [[2]]]], np.array([[1.0, 2.0]]))
+    np.testing.assert_array_equal(found, np.array([[0, 2, -2], [7, -7, 3]] * 2, float)[None])
+
+
 def test_together_wins_much_where_inputs_are_correlated():
     problem, scale = made(2, 16, 1, 100)  # more inputs than one block of columns
     codes, steps = round_together(problem, scale)

@@ -1,7 +1,7 @@
 """Layers in their order: each is improved on what it reads in the quantized model, before the next one's turn."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class LayerWalk:
                 self.declined[layer.node] = reason
             else:
                 owners[key] = layer.node
-                self.layers[layer.node] = layer
+                self.layers[layer.node] = replace(layer, has_bias=layer.has_bias and self._owns_bias(layer, readers))
 
     def _reason(self, layer: Layer, key: str, owners: Mapping[str, str], readers: Mapping[str, set[str]]) -> str | None:
         spec = self.walk.start.plan.grids[key].spec
@@ -67,6 +67,14 @@ class LayerWalk:
         if not (spec.is_symmetric and spec.dtype.is_signed) or isinstance(spec.granularity, PerBlock):
             return "its grid is not symmetric with one scale per channel"
         return None
+
+    def _owns_bias(self, layer: Layer, readers: Mapping[str, set[str]]) -> bool:
+        """Whether the bias may change: nothing else reads it, and every output channel has its own value."""
+        walk = self.walk
+        name = next(step.reads[2] for step in walk.steps if step.name == layer.node)
+        groups, channels = layer.weight_rows(np.empty(layer.weight_shape, np.float32)).shape[:2]
+        is_alone = readers[name] == {layer.node} and name not in walk.floating.output_names
+        return is_alone and walk.values_of(name).size == groups * channels
 
     def case(self, step: Step) -> LayerCase:
         """Return the case of a layer whose inputs and float outputs are in the cache."""
