@@ -47,8 +47,8 @@ def test_residual_blocks_end_behind_their_sum():
     text += "".join(residual(i, f"o{i - 1}" if i else "u") for i in range(4)) + "y = fc(o3)\n"
     found = blocks_of(nodes(text))
     assert found[0] == ["conv_stem", "conv_stem2"]
-    assert found[1] == ["conv0a", "relu0a", "conv0b", "add0"]
-    assert found[2:4] == [[f"relu{i - 1}b", f"conv{i}a", f"relu{i}a", f"conv{i}b", f"add{i}"] for i in (1, 2)]
+    assert found[1] == ["conv0a", "relu0a", "conv0b", "add0", "relu0b"]
+    assert found[2:4] == [[f"conv{i}a", f"relu{i}a", f"conv{i}b", f"add{i}", f"relu{i}b"] for i in (1, 2)]
     assert all(f"conv{i}a" in one for i in range(4) for one in found if f"add{i}" in one)
 
 

@@ -25,7 +25,7 @@ from fewbits.improvement.torch_walk import FLOAT, QUANTIZED
 from fewbits.runtime.progress import Progress
 from fewbits.runtime.torch_graph import Step
 
-_RATE = 0.005  # in steps of the grid; of scales and biases relative to their size
+_RATE = 0.005  # in steps of the grid, in shares of a scale, in units of a bias
 _CHECKS = 6  # times that the loss on all batches is taken
 _PATIENCE = 2  # checks without a better state before learning stops
 
@@ -58,7 +58,7 @@ def improve_blocks(
 ) -> dict[str, Rounded]:
     """Walk through the whole graph and learn one block after the other."""
     walk, found = layers.walk, {}
-    for first, end in find_blocks(walk.steps, set(layers.layers)):
+    for first, end in find_blocks(walk.steps, set(layers.layers), walk.floating.input_names):
         steps = walk.steps[first:end]
         nodes = [step.name for step in steps if step.name in layers.layers]
         known = {node: one for node in nodes if (one := store.known(node)) is not None}
