@@ -20,7 +20,7 @@ def improved() -> str:
         rows.append((name, float_score, f"{case.limit:g}", nearest, *cells))
     return (
         "## Better weights\n\n`fewbits improve --method ...` with 400 calibration samples (fewer where there are fewer), each column one run from the float "
-        "model; in brackets the seconds that the methods took, with one thread on a busy machine. Nearest: what `fewbits quantize` makes, whose scales are "
+        "model; in brackets the seconds that the methods took, with one thread (imdn: two) and another process beside it. Nearest: what `fewbits quantize` makes, whose scales are "
         "searched and whose biases are corrected already. At least: the score that this step must reach. Per tensor: every weight has one scale. Differences of "
         "0.3 points are within what 800 to 5000 samples can tell.\n\n" + table(header, rows) + "\n" + when + "\n" + speed()
     )  # fmt: skip
@@ -49,7 +49,8 @@ def speed() -> str:
     return (
         f"cifar10_resnet20 w4a8 in one run (`benchmarks/adaround_speed.py`), the same samples and threads; aimet-onnx with {peer['iterations']} iterations:\n\n"
         + table(("tool", "nearest", "score", "seconds", "times as fast"), rows)
-        + f"\n20 and 56 layers (2.8 times as many, 3.0 times the multiply-accumulates): {', '.join(grown)}.\n\n{when}"
+        + f"\n20 and 56 layers (2.8 times as many, 3.0 times the multiply-accumulates): {', '.join(grown)}. Tests ran beside the 56 layers, so that "
+        f"these seconds are too many.\n\n{when}"
     )  # fmt: skip
 
 
