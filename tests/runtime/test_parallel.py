@@ -147,7 +147,8 @@ def test_what_cannot_be_is_refused(options, message):
 
 
 LONG = """
-import time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without it
 from fewbits.runtime.parallel import Workers
 class Nothing:
     def open(self, threads): return None
