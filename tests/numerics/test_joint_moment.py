@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
+from fewbits.improvement.torch_layers import take_in
 from fewbits.numerics.joint_moment import DAMPING, JointMoment
 
 # float32 products of some hundred rows of order 1: 2e-5 is a hundred roundings
@@ -21,7 +23,7 @@ def rows_of(
 def filled(x: np.ndarray, y: np.ndarray, step: int) -> JointMoment:
     moment = JointMoment()
     for i in range(0, x.shape[1], step):
-        moment.update(x[:, i : i + step], y[:, i : i + step])
+        take_in(moment, *(torch.from_numpy(part[:, i : i + step].copy()) for part in (x, y)))
     return moment
 
 

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,12 +41,10 @@ from fewbits.cli.options import (
     parse_run_options,
 )
 from fewbits.errors import SpecError
+from fewbits.improvement.methods import NAMES, Effort
 
-if TYPE_CHECKING:
-    from fewbits.improvement.methods import Effort
-    from fewbits.workflow.improve import ImproveResult
-
-_METHODS = "cle, smooth, bias-correction, seq-mse, gptq, adaround"
+EFFORT = Effort()
+_METHODS = ", ".join(NAMES)
 _ROUNDING = "Rounding"
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -103,12 +101,12 @@ def adaround(
     output: OutputFolder,
     precision: _Precision = "w4a8",
     method: _Methods = "gptq,adaround",
-    granularity: _Granularity = "layer",
-    iterations: _Iterations = 1000,
+    granularity: _Granularity = EFFORT.granularity,
+    iterations: _Iterations = EFFORT.iterations,
     memory: _Memory = "4GB",
-    seed: _Seed = 0,
-    device: _Device = "cpu",
-    with_activations: _WithActivations = False,
+    seed: _Seed = EFFORT.seed,
+    device: _Device = EFFORT.device,
+    with_activations: _WithActivations = EFFORT.with_activations,
     clips: _Clips = "exact",
     score_each: _ScoreEach = False,
     profile: _Profile = None,
@@ -140,23 +138,7 @@ def adaround(
     quiet: Quiet = False,
 ) -> None:
     """Step 4: learn whether each weight is rounded up or down, and write the model with the better weights."""
-    from fewbits.cli.progress import Bars
-    from fewbits.workflow.improve import adaround as verb
-
-    effort = parse_effort(granularity, iterations, memory, seed=seed, device=device, with_activations=with_activations)
-    preprocess = parse_preprocess(
-        preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
-    )
-    with Bars(quiet=quiet or json) as bars:
-        result = verb(
-            model, data=data, precision=precision, methods=method, effort=effort, clips=clips, score_each=score_each,
-            output=output, target=target, metric=metric, higher_is_better=higher_is_better, max_drop=max_drop,
-            min_sqnr=min_sqnr, eval_data=eval_data, profile=profile, ranges=ranges, weight_ranges=weight_ranges,
-            bias_correction=bias_correction, samples=samples, eval_samples=eval_samples, dims=parse_dims(dim),
-            simplify=simplify, preprocess=preprocess, batch_size=batch_size,
-            run_options=parse_run_options(provider, threads), progress=bars,
-        )  # fmt: skip
-    _show(result, json=json, quiet=quiet)
+    _run("adaround", locals())
 
 
 def improve(
@@ -167,12 +149,12 @@ def improve(
     precision: _Precision = "w4a8",
     method: _SomeMethods = None,
     auto: _Auto = False,
-    granularity: _Granularity = "layer",
-    iterations: _Iterations = 1000,
+    granularity: _Granularity = EFFORT.granularity,
+    iterations: _Iterations = EFFORT.iterations,
     memory: _Memory = "4GB",
-    seed: _Seed = 0,
-    device: _Device = "cpu",
-    with_activations: _WithActivations = False,
+    seed: _Seed = EFFORT.seed,
+    device: _Device = EFFORT.device,
+    with_activations: _WithActivations = EFFORT.with_activations,
     clips: _Clips = "exact",
     score_each: _ScoreEach = False,
     profile: _Profile = None,
@@ -204,35 +186,45 @@ def improve(
     quiet: Quiet = False,
 ) -> None:
     """Step 4: give a quantized model better weights by the methods that help, the cheap ones first."""
-    from fewbits.cli.progress import Bars
-    from fewbits.workflow.improve import improve as verb
+    _run("improve", locals())
 
-    effort = parse_effort(granularity, iterations, memory, seed=seed, device=device, with_activations=with_activations)
-    preprocess = parse_preprocess(
-        preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
-    )
+
+def _run(name: str, given: dict[str, Any]) -> None:
+    """Run one of the two verbs with the options of its command, and print what came of it."""
+    from fewbits.cli import show_improve
+    from fewbits.cli.progress import Bars
+    from fewbits.workflow import improve as verbs
+
+    images = ("resize", "crop", "mean", "std", "scale", "channel_order", "layout")
+    made = {
+        "methods": given.pop("method"),
+        "effort": parse_effort(
+            given.pop("granularity"), given.pop("iterations"), given.pop("memory"), seed=given.pop("seed"),
+            device=given.pop("device"), with_activations=given.pop("with_activations"),
+        ),
+        "dims": parse_dims(given.pop("dim")),
+        "preprocess": parse_preprocess(given.pop("preset"), **{step: given.pop(step) for step in images}),
+        "run_options": parse_run_options(given.pop("provider"), given.pop("threads")),
+    }  # fmt: skip
+    json, quiet = given.pop("json"), given.pop("quiet")
+    if "auto" in given:
+        given["auto"] = given["auto"] or None
     with Bars(quiet=quiet or json) as bars:
-        result = verb(
-            model, data=data, precision=precision, methods=method, auto=auto or None, effort=effort, clips=clips,
-            score_each=score_each, output=output, target=target, metric=metric, higher_is_better=higher_is_better,
-            max_drop=max_drop, min_sqnr=min_sqnr, eval_data=eval_data, profile=profile, ranges=ranges,
-            weight_ranges=weight_ranges, bias_correction=bias_correction, samples=samples, eval_samples=eval_samples,
-            dims=parse_dims(dim), simplify=simplify, preprocess=preprocess, batch_size=batch_size,
-            run_options=parse_run_options(provider, threads), progress=bars,
-        )  # fmt: skip
-    _show(result, json=json, quiet=quiet)
+        result = getattr(verbs, name)(given.pop("model"), **given, **made, progress=bars)
+    if json:
+        show_improve.result_json(result)
+    elif not quiet:
+        show_improve.result_table(result)
 
 
 def parse_effort(
     granularity: str, iterations: int, memory: str, *, seed: int, device: str, with_activations: bool
-) -> "Effort":
+) -> Effort:
     """Return how the methods that round work.
 
     Raises:
         SpecError: an option cannot be.
     """
-    from fewbits.improvement.methods import Effort
-
     return Effort(granularity, iterations, parse_size(memory), seed, device, with_activations)
 
 
@@ -246,12 +238,3 @@ def parse_size(text: str) -> int:
     if match is None or not float(match[1]):
         raise SpecError(f"--memory {text!r} is no size: write --memory 500MB or --memory 4GB.")
     return max(1, int(float(match[1]) * _BYTES[match[2]]))
-
-
-def _show(result: "ImproveResult", *, json: bool, quiet: bool) -> None:
-    from fewbits.cli import show_improve
-
-    if json:
-        show_improve.result_json(result)
-    elif not quiet:
-        show_improve.result_table(result)

@@ -135,7 +135,7 @@ class _Block:
     steps: Sequence[Step]
     begin: Mapping[str, Rounded]
     outputs: list[str] = field(init=False)
-    powers: dict[str, float] = field(init=False)
+    powers: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         walk = self.layers.walk
@@ -151,8 +151,6 @@ class _Block:
         values = [walk.value(FLOAT, name, batch) for batch in walk.batches]
         mean = sum(float(v.mean()) for v in values) / len(values)
         power = sum(float((v - mean).pow(2).mean()) for v in values) / len(values)
-        if not hasattr(self, "powers"):
-            self.powers = {}
         self.powers[name] = power
         return math.isfinite(power) and power > 0
 

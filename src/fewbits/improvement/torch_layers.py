@@ -44,9 +44,11 @@ class LayerWalk:
     def __post_init__(self) -> None:
         owners: dict[str, str] = {}
         readers = _readers(self.walk)
-        for layer in find_layers(self.walk.start.reference.graph):
+        found = find_layers(self.walk.start.reference.graph)
+        strangers = {step.name for step in self.walk.steps} - {layer.node for layer in found}
+        for layer in found:
             key = self.walk.weight_key(layer.node)
-            reason = None if key is None else self._reason(layer, key, owners, readers)
+            reason = None if key is None else self._reason(key, owners, readers[self._tensor(key)] & strangers)
             if key is None:
                 continue
             if reason:
@@ -55,13 +57,16 @@ class LayerWalk:
                 owners[key] = layer.node
                 self.layers[layer.node] = replace(layer, has_bias=layer.has_bias and self._owns_bias(layer, readers))
 
-    def _reason(self, layer: Layer, key: str, owners: Mapping[str, str], readers: Mapping[str, set[str]]) -> str | None:
+    def _tensor(self, key: str) -> str:
+        return self.walk.start.plan.grids[key].tensor
+
+    def _reason(self, key: str, owners: Mapping[str, str], strangers: set[str]) -> str | None:
+        """Return why a layer is left as it is, or None; `strangers` read its weight and are no layers."""
         spec = self.walk.start.plan.grids[key].spec
         if key in owners:
             return f"its weight is that of {owners[key]!r}, which was improved"
-        others = readers[self.walk.start.plan.grids[key].tensor] - {layer.node}
-        if others - {other.node for other in find_layers(self.walk.start.reference.graph)}:
-            return f"its weight is read by {min(others)!r}, too, which is no layer"
+        if strangers:
+            return f"its weight is read by {min(strangers)!r}, too, which is no layer"
         if spec.bits > 8:
             return f"its {spec.bits}-bit grid leaves nothing to gain"
         if not (spec.is_symmetric and spec.dtype.is_signed) or isinstance(spec.granularity, PerBlock):
@@ -87,7 +92,7 @@ class LayerWalk:
         corrects = layer.has_bias and layer.op != "ConvTranspose"
         moment = JointMoment()
         for x, y in self.rows(step, self._count(layer)):
-            _take_in(moment, x, y)
+            take_in(moment, x, y)
         least = self._least(step, weights.shape[0], weights.shape[1])
         return LayerCase(layer, weights, current, walk.encodings[key], moment, least, corrects)
 
@@ -175,8 +180,11 @@ def improve_layers(
     return found
 
 
-def _take_in(moment: JointMoment, x: torch.Tensor, y: torch.Tensor) -> None:
-    """Form the products in torch: it is on a GPU where there is one, and its threads do not fight those of numpy."""
+def take_in(moment: JointMoment, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Take rows in: x [G, R, K] as the quantized model has them, y [G, R, C] as the float model has them.
+
+    Products are formed in torch: it is on a GPU where there is one, and its threads do not fight those of numpy.
+    """
     if moment.offsets() is None:
         moment.start(x.mean(1, keepdim=True).cpu().numpy(), y.mean(1, keepdim=True).cpu().numpy())
     offsets = moment.offsets()

@@ -57,14 +57,6 @@ class JointMoment:
         self._cross += products[1]
         self._sums = (self._sums[0] + sums[0], self._sums[1] + sums[1])
 
-    def update(self, x: F32, y: F32) -> None:
-        """Take rows in: x [G, R, K] as the quantized model has them, y [G, R, C] as the float model has them."""
-        if self._offsets is None:
-            self.start(x.mean(1, keepdims=True), y.mean(1, keepdims=True))
-        assert self._offsets is not None
-        x, y = x - self._offsets[0], y - self._offsets[1]
-        self.add(x.shape[1], (x.transpose(0, 2, 1) @ x, x.transpose(0, 2, 1) @ y), (x.sum(1), y.sum(1)))
-
     def means(self) -> tuple[F64, F64]:
         """Return E[x^] [G, K] and E[y] [G, C]."""
         assert self._offsets is not None

@@ -1,6 +1,6 @@
 """How one method changes a model: which float model it aims at, what it hands back, and the subject made from that."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -165,18 +165,7 @@ def rounded(
     start = Start(state.floating, subject.model, made.plan, made.encodings)
     kept = RoundedStore(store, _key(method, state, feeds, effort))
     with threads(subject.options.threads):
-        found = round_model(method.name, start, feeds, effort, store=kept, progress=progress)
-    return replace(found, model=_with_plain_zeros(found.model, found.pinned))
-
-
-def _with_plain_zeros(model: ir.Model, weights: Iterable[str]) -> ir.Model:
-    """Return a model whose weights have no negative zeros: codes that come from the store are integers without them."""
-    copy = model.clone()
-    for name in weights:
-        value = copy.graph.initializers[name]
-        assert value.const_value is not None
-        value.const_value = ir.tensor(value.const_value.numpy() + np.float32(0), name=name)
-    return copy
+        return round_model(method.name, start, feeds, effort, store=kept, progress=progress)
 
 
 def _key(method: Method, state: State, feeds: Sequence[Arrays], effort: Effort) -> str:
