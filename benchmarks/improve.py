@@ -72,7 +72,7 @@ def main() -> None:
     results: dict[str, Any] = known(args) if args.add else {}
     for name in args.case:
         case = CASES[name]
-        results[name] = results.get(name, {}) | run(case, args)
+        results[name] = results.get(name, {}) | run(case, args, found)
         show(name, case, results[name])
         record.save("improve", args, found, results)
 
@@ -83,7 +83,7 @@ def known(args: Any) -> dict[str, Any]:
     return json.loads(path.read_text())["results"] if path.exists() else {}
 
 
-def run(case: Case, args: Any) -> dict[str, Any]:
+def run(case: Case, args: Any, found: dict[str, Any]) -> dict[str, Any]:
     """Return the score, seconds and output error of every method on one network."""
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +107,9 @@ def run(case: Case, args: Any) -> dict[str, Any]:
                 "method_s": sum(row.seconds for row in result.methods),
                 "wall_s": time.perf_counter() - begin,
                 "limit": case.limit,
-                "timings": dict(result.record.timings),
+                "threads": args.threads,
+                "measured": found["date"],
+                "commit": found["commit"],
             }
             print(f"{case.network.name} {case.precision} {method}: {result.score.value:.3f}", flush=True)
     return rows

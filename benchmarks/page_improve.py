@@ -1,5 +1,7 @@
 """The section of docs/results.md on better weights: step 4 of the workflow."""
 
+from typing import Any
+
 from improve import CASES, METHODS
 from page import decimals, load, table
 
@@ -20,14 +22,14 @@ def improved() -> str:
         rows.append((name, float_score, f"{case.limit:g}", nearest, *cells))
     return (
         "## Better weights\n\n`fewbits improve --method ...` with 400 calibration samples (fewer where there are fewer), each column one run from the float "
-        "model; in brackets the seconds that the methods took, with one thread (imdn: two) and another process beside it. Nearest: what `fewbits quantize` makes, whose scales are "
+        "model; in brackets the seconds that the methods took, calibration of the result included, and the threads; with one thread another process ran beside it. Nearest: what `fewbits quantize` makes, whose scales are "
         "searched and whose biases are corrected already. At least: the score that this step must reach. Per tensor: every weight has one scale. Differences of "
         "0.3 points are within what 800 to 5000 samples can tell.\n\n" + table(header, rows) + "\n" + when + "\n" + speed()
     )  # fmt: skip
 
 
-def _cell(row: dict[str, float] | None, digits: int) -> str:
-    return "" if row is None else f"{row['score']:.{digits}f} ({row['method_s']:.0f})"
+def _cell(row: dict[str, Any] | None, digits: int) -> str:
+    return "" if row is None else f"{row['score']:.{digits}f} ({row['method_s']:.0f} s, {row['threads']})"
 
 
 def speed() -> str:
@@ -42,15 +44,17 @@ def speed() -> str:
             times = f"{peer['adaround_s'] / row['method_s']:.1f}"
             found = (f"{row['nearest']:.2f}", f"{row['score']:.2f}", f"{row['method_s']:.0f}", times)
             rows.append((f"fewbits, {name.removeprefix('resnet20 ')}", *found))
+    table_of, measured = load("improve")
     grown = []
     for method in ("gptq", "adaround"):
-        short, deep = ours[f"resnet20 {method}"]["method_s"], ours[f"resnet56 {method}"]["method_s"]
-        grown.append(f"{method} {short:.0f} and {deep:.0f} s ({deep / short:.1f} times)")
+        short, deep = (table_of[f"{name} w4a8"][method] for name in ("resnet20", "resnet56"))
+        assert short["threads"] == deep["threads"]
+        times = deep["method_s"] / short["method_s"]
+        grown.append(f"{method} {short['method_s']:.0f} and {deep['method_s']:.0f} s ({times:.1f} times)")
     return (
         f"cifar10_resnet20 w4a8 in one run (`benchmarks/adaround_speed.py`), the same samples and threads; aimet-onnx with {peer['iterations']} iterations:\n\n"
         + table(("tool", "nearest", "score", "seconds", "times as fast"), rows)
-        + f"\n20 and 56 layers (2.8 times as many, 3.0 times the multiply-accumulates): {', '.join(grown)}. Tests ran beside the 56 layers, so that "
-        f"these seconds are too many.\n\n{when}"
+        + f"\n{when}\n20 and 56 layers (2.8 times as many), from the table above, on a quiet machine: {', '.join(grown)}.\n\n{measured}"
     )  # fmt: skip
 
 
