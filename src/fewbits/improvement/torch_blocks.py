@@ -80,13 +80,18 @@ def improve_blocks(
 def _begin(layers: LayerWalk, steps: Sequence[Step], known: Mapping[str, Rounded] | None) -> dict[str, Rounded]:
     """Bring both streams to the end of a block, with layers as they are known or as `gptq` finds them."""
     walk, begin = layers.walk, {}
+    inner = {name for step in steps for name in step.writes}
     for step in steps:
-        walk.forward(FLOAT, [step], kept=step.frees)
+        gone = inner.intersection(step.frees)  # what enters the block is read again while it is learned
+        walk.forward(FLOAT, [step], drops=gone.intersection(layers.drops(step)))
         if step.name in layers.layers:
             with threadpool_limits(1, "blas"):
                 begin[step.name] = known[step.name] if known is not None else first_guess(layers, step)
             layers.take(step, begin[step.name])
-        walk.forward(QUANTIZED, [step], kept=step.frees)
+        walk.forward(QUANTIZED, [step], drops=gone)
+        for batch in walk.batches:
+            for name in gone:
+                walk.cache.drop(FLOAT, name, batch)
     return begin
 
 

@@ -1,6 +1,6 @@
 """Methods that round: a quantized model in, one with better weights out, folded and pinned."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +25,7 @@ CLOSED: dict[str, LayerMethod] = {"bias-correction": correct_bias, "seq-mse": se
 def round_model(
     name: str,
     start: Start,
-    feeds: Sequence[Arrays],
+    feeds: Iterable[Arrays],
     effort: Effort,
     *,
     store: RoundedStore | None = None,
@@ -36,7 +36,7 @@ def round_model(
     Args:
         name: bias-correction, seq-mse, gptq or adaround.
         start: the float model, the current one, plan and encodings.
-        feeds: calibration data, one entry per batch.
+        feeds: calibration data, one entry per batch; read once.
         effort: how much of what to spend.
         store: keeps finished layers, so that a run that was stopped goes on there.
         progress: told of every layer.

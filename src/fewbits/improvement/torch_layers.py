@@ -89,7 +89,7 @@ class LayerWalk:
         name = walk.start.plan.grids[key].tensor
         weights = layer.weight_rows(walk.values_of(name, FLOAT)).astype(np.float64)
         current = layer.weight_rows(walk.values_of(name)).astype(np.float64)
-        corrects = layer.has_bias and layer.op != "ConvTranspose"
+        corrects = self._gives_rows(layer)
         moment = JointMoment()
         for x, y in self.rows(step, self._count(layer)):
             take_in(moment, x, y)
@@ -103,7 +103,7 @@ class LayerWalk:
         sizes = [self._positions(reader, step, batch) for batch in walk.batches]
         total = sum(sizes)
         generator = self.generator(step)
-        straight = layer.has_bias and layer.op != "ConvTranspose"
+        straight = self._gives_rows(layer)
         with torch.no_grad():
             for batch, size in zip(walk.batches, sizes, strict=True):
                 share = min(size, -(-size * count // max(total, 1)))
@@ -116,6 +116,16 @@ class LayerWalk:
                 else:
                     y = self._product(layer, reader.inputs(walk.value(FLOAT, step.reads[0], batch), index), step)
                 yield reader.inputs(x, index), y
+
+    def drops(self, step: Step) -> tuple[str, ...]:
+        """Return what the float stream needs no more once a node ran: what a layer should give is read."""
+        layer = self.layers.get(step.name)
+        return step.frees if layer is None or self._gives_rows(layer) else ()
+
+    @staticmethod
+    def _gives_rows(layer: Layer) -> bool:
+        """Whether rows of what the layer gives can be read off its output, bias included."""
+        return layer.has_bias and layer.op != "ConvTranspose"
 
     def generator(self, step: Step) -> torch.Generator:
         """Return what draws for one layer: the same whether or not layers before it were computed in this run."""
@@ -168,14 +178,14 @@ def improve_layers(
     """Walk through the whole graph and improve each layer by `method`, which puts its result in place."""
     walk, found = layers.walk, {}
     for step in walk.steps:
-        walk.forward(FLOAT, [step])
+        walk.forward(FLOAT, [step], drops=layers.drops(step))
         if step.name in layers.layers:
             with threadpool_limits(1, "blas"):
                 found[step.name] = method(layers, step)
                 layers.take(step, found[step.name])
             if progress is not None:
                 progress.advance(1)
-        walk.forward(QUANTIZED, [step])
+        walk.forward(QUANTIZED, [step], drops=step.frees)
         walk.free([step])
     return found
 

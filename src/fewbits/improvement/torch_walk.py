@@ -2,11 +2,11 @@
 
 Both go through the graph once, a range of nodes at a time over all samples, so that the time grows linearly with depth:
 what a layer will really read is there when its turn comes, and what it should give, too. What no later node reads is
-dropped; the rest lies in a `Cache`.
+dropped, batch by batch as the nodes run; the rest lies in a `Cache`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -47,24 +47,26 @@ class Walk:
 
     Args:
         start: models, plan and encodings.
-        feeds: one per batch.
+        feeds: one per batch; read once, and not kept but in the cache.
         cache: where activations wait.
         device: where torch computes.
 
     Attributes:
+        batches: numbers of the batches.
         encodings: grid key -> encoding, as improved so far.
         floating, quantized: the two graphs; parameters of the second change as layers are finished.
     """
 
     start: Start
-    feeds: Sequence[Arrays]
+    feeds: InitVar[Iterable[Arrays]]
     cache: Cache
     device: str = "cpu"
+    batches: range = field(init=False)
     encodings: dict[str, Encoding] = field(init=False)
     floating: TorchGraph = field(init=False)
     quantized: QuantizedGraph = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, feeds: Iterable[Arrays]) -> None:
         plan = self.start.plan
         self.encodings = dict(self.start.encodings)
         self.floating = TorchGraph(self.start.reference).eval().to(self.device)
@@ -72,20 +74,18 @@ class Walk:
         self.quantized = QuantizedGraph(graph, plan, self.encodings).eval().to(self.device)
         # an int32 grid rounds far below everything else, and its scale follows the weight's, which is about to change
         self.quantized.switch(False, [key for key, grid in plan.grids.items() if grid.role is Role.BIAS])
-        for batch, feeds in enumerate(self.feeds):
-            for name, value in feeds_to_torch(feeds, self.device).items():
+        count = 0
+        for batch, arrays in enumerate(feeds):
+            count += 1
+            for name, value in feeds_to_torch(arrays, self.device).items():
                 for stream in (FLOAT, QUANTIZED):
                     self.cache.put(stream, name, batch, value)
+        self.batches = range(count)
 
     @property
     def steps(self) -> Sequence[Step]:
         """The nodes, in the order of execution."""
         return self.quantized.graph.steps
-
-    @property
-    def batches(self) -> range:
-        """Numbers of the batches."""
-        return range(len(self.feeds))
 
     def graph_of(self, stream: str) -> TorchGraph:
         """Return the graph of a stream."""
@@ -101,21 +101,23 @@ class Walk:
         """Return what a node of the quantized model sees at an input: on its grid."""
         return self.quantized.read(step, position, self.value(QUANTIZED, step.reads[position], batch))
 
-    def forward(self, stream: str, steps: Sequence[Step], kept: Sequence[str] = ()) -> None:
-        """Run nodes over all batches; what lies only between them is not kept, unless it is named.
+    def forward(self, stream: str, steps: Sequence[Step], drops: Collection[str] = ()) -> None:
+        """Run nodes over all batches; what lies only between them is not kept.
 
         Args:
             stream: FLOAT or QUANTIZED.
             steps: consecutive nodes.
-            kept: names of tensors that are needed although no later node reads them.
+            drops: names of tensors of this stream that are needed no more once a batch has run.
         """
-        freed = {name for step in steps for name in step.frees} - set(kept)
+        freed = {name for step in steps for name in step.frees}
         with torch.no_grad():
             for batch in self.batches:
                 made = self.run(stream, steps, batch)
                 for name, value in made.items():
                     if name not in freed:
                         self.cache.put(stream, name, batch, value)
+                for name in drops:
+                    self.cache.drop(stream, name, batch)
 
     def run(
         self, stream: str, steps: Sequence[Step], batch: int, given: Mapping[str, torch.Tensor] | None = None

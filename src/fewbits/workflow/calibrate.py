@@ -121,14 +121,14 @@ def calibrate_subject(subject: Subject, *, samples: int, stages: Stages, workers
     return Calibration(subject, statistics, size, stages.seconds)
 
 
-def batch_size_for(subject: Subject) -> int:
-    """Return the caller's batch size, or the one that suits the model."""
+def batch_size_for(subject: Subject, most: int = MOST_WATCHED_BYTES) -> int:
+    """Return the caller's batch size, or the one that suits the model and `most` bytes of tensors."""
     graph = subject.model.graph
-    return subject.batch_size or choose_batch_size(graph, watchlist(graph, subject.target).names)
+    return subject.batch_size or choose_batch_size(graph, watchlist(graph, subject.target).names, most)
 
 
-def choose_batch_size(graph: ir.Graph, names: Iterable[str]) -> int:
-    """Return how many samples keep the named tensors of one batch below 64 MB; 1 where their shapes are open."""
+def choose_batch_size(graph: ir.Graph, names: Iterable[str], most: int = MOST_WATCHED_BYTES) -> int:
+    """Return how many samples keep the named tensors of one batch below `most` bytes; 1 where shapes are open."""
     values = {str(value.name): value for value in (*graph.inputs, *(v for node in graph for v in node.outputs))}
     total = 0
     for name in names:
@@ -136,7 +136,7 @@ def choose_batch_size(graph: ir.Graph, names: Iterable[str]) -> int:
         if shape is None or not all(isinstance(dim, int) for dim in list(shape)[1:]):
             return 1
         total += 4 * math.prod(dim for dim in shape if isinstance(dim, int))
-    return int(np.clip(MOST_WATCHED_BYTES // max(total, 1), 1, LARGEST_BATCH))
+    return int(np.clip(most // max(total, 1), 1, LARGEST_BATCH))
 
 
 def _batches(data: Dataset, batch_size: int, limit: int) -> Iterator[tuple[Mapping[str, npt.NDArray[np.generic]], int]]:

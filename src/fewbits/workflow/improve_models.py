@@ -1,6 +1,6 @@
 """How one method changes a model: which float model it aims at, what it hands back, and the subject made from that."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -22,7 +22,7 @@ from fewbits.runtime.session import Arrays
 from fewbits.runtime.store import Store, key_of
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
-from fewbits.workflow.calibrate import Calibration
+from fewbits.workflow.calibrate import Calibration, batch_size_for
 from fewbits.workflow.content_keys import model_key, plan_key
 from fewbits.workflow.quantized import Quantized
 from fewbits.workflow.sessions import open_graph, with_outputs
@@ -30,6 +30,8 @@ from fewbits.workflow.subject import Subject
 
 _WIDEST = 8
 """Bits of a weight that rounding still matters for."""
+_BATCH_BYTES = 256 << 20
+"""Bytes that the tensors of one batch have together, at most; a node at a time holds a few of them."""
 _RESCALED, _MOST_RESCALED = (0.75, 1.33), 0.1
 """Factors beyond which a channel counts as rescaled, and the share of the energy of weights in such channels."""
 
@@ -161,18 +163,25 @@ def rounded(
 
     calibration, made = state.calibration, state.made
     subject = calibration.subject
-    feeds: list[Arrays] = [dict(batch.feeds) for batch in subject.data.batches(calibration.batch_size, samples)]
     start = Start(state.floating, subject.model, made.plan, made.encodings)
-    kept = RoundedStore(store, _key(method, state, feeds, effort))
+    kept = RoundedStore(store, _key(method, state, _feeds(calibration, samples), effort))
     with threads(subject.options.threads):
-        return round_model(method.name, start, feeds, effort, store=kept, progress=progress)
+        return round_model(method.name, start, _feeds(calibration, samples), effort, store=kept, progress=progress)
 
 
-def _key(method: Method, state: State, feeds: Sequence[Arrays], effort: Effort) -> str:
+def _feeds(calibration: Calibration, samples: int) -> Iterator[Arrays]:
+    """Yield the data in the batches that torch runs node by node."""
+    subject = calibration.subject
+    size = batch_size_for(subject, most=_BATCH_BYTES)
+    yield from (dict(batch.feeds) for batch in subject.data.batches(size, samples))
+
+
+def _key(method: Method, state: State, feeds: Iterable[Arrays], effort: Effort) -> str:
     """Return the content hash of all that rounded layers depend on; the feeds, batch by batch, stand for the data."""
+    data = [key_of(dict(arrays)) for arrays in feeds]
     models = (model_key(state.floating), model_key(state.calibration.model))
     spent = (effort.granularity, effort.iterations, effort.seed, effort.with_activations)
-    return key_of(versions(), models, plan_key(state.made.plan, state.made.encoded), list(feeds), method.name, spent)
+    return key_of(versions(), models, plan_key(state.made.plan, state.made.encoded), data, method.name, spent)
 
 
 def improved_subject(subject: Subject, found: Improved, kind: Kind) -> Subject:
