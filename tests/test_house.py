@@ -16,11 +16,11 @@ import fewbits
 ROOT = Path(fewbits.__file__).parent
 ROOMS = (
     "errors", "spec", "numerics", "graph", "runtime", "quantization", "artifact", "deployment", "analysis",
-    "improvement", "reporting", "workflow", "cli",
+    "improvement", "training", "reporting", "workflow", "cli",
 )  # fmt: skip
 FILES = sorted(ROOT.rglob("*.py"))
 HEAVY = ("torch", "plotly", "onnxruntime")
-TORCH_ROOMS = ("runtime", "analysis", "improvement")
+TORCH_ROOMS = ("runtime", "analysis", "improvement", "training")
 
 
 def room_of(path: Path) -> str:

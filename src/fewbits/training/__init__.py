@@ -1,0 +1,1 @@
+"""Quantization-aware training: a quantized model whose weights and scales are learned through its rounding."""
