@@ -4,8 +4,9 @@ The verbs are functions of the same names and options as the commands: `convert`
 `baseline`, `analyze`, `litemp`, `amp`, `adaround`, `improve`, `evaluate`, `export`, `verify`, `lint`, `compile`,
 `estimate`, `submit`, `apply_encodings`, `import_qdq` (the command `import`), `runs`, `report`, `targets`, `chips`.
 `calibrate` and `quantize_calibrated` are `quantize` in two steps, for several precisions from one calibration;
-`brute_force` measures how sensitive each group of operators is; `Effort` is what `adaround` and `improve` spend. Names
-are imported when they are first used, so that `import fewbits` costs nothing.
+`brute_force` measures how sensitive each group of operators is; `Effort` is what `adaround` and `improve` spend. `qat`
+is a module: `qat.train` is the command of that name, and `Training` what it spends. Names are imported when first
+used, so that `import fewbits` costs nothing.
 """
 
 import importlib
@@ -26,6 +27,7 @@ _HOMES = {
     "Precision": "spec.precision",
     "Preprocess": "runtime.data",
     "Profile": "quantization.profile",
+    "Training": "training.schedule",
     "QuantizeResult": "workflow.quantize",
     "Quantized": "workflow.quantized",
     "RunOptions": "runtime.session",
@@ -48,6 +50,7 @@ _HOMES = {
     "lint": "workflow.lint",
     "litemp": "workflow.litemp",
     "prepare": "workflow.prepare",
+    "qat": "workflow.qat",
     "quantize": "workflow.quantize",
     "quantize_calibrated": "workflow.quantized",
     "report": "workflow.report",
@@ -73,6 +76,7 @@ __all__ = [
     "QuantizeResult",
     "Quantized",
     "RunOptions",
+    "Training",
     "adaround",
     "amp",
     "analyze",
@@ -92,6 +96,7 @@ __all__ = [
     "lint",
     "litemp",
     "prepare",
+    "qat",
     "quantize",
     "quantize_calibrated",
     "report",
@@ -108,6 +113,8 @@ if TYPE_CHECKING:
     from fewbits.runtime.data import Preprocess
     from fewbits.runtime.session import RunOptions
     from fewbits.spec.precision import Precision
+    from fewbits.training.schedule import Training
+    from fewbits.workflow import qat
     from fewbits.workflow.adopt import apply_encodings, import_qdq
     from fewbits.workflow.amp import AmpResult, amp
     from fewbits.workflow.analyze import AnalysisResult, analyze
@@ -135,7 +142,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'fewbits' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"fewbits.{_HOMES[name]}"), name)
+    home = importlib.import_module(f"fewbits.{_HOMES[name]}")
+    value = home if name == "qat" else getattr(home, name)
     globals()[name] = value
     return value
 

@@ -13,6 +13,8 @@ from fewbits.runtime.store import STORE
 
 pytest.importorskip("torch")
 
+from fewbits.improvement.torch_cache import open_cache
+
 
 def arguments(verb, tiny, output, *more):
     return (verb, tiny.model, "--data", tiny.calib, "--eval-data", tiny.evaluation, "-o", output, "--threads", 1, *more)
@@ -79,6 +81,7 @@ def test_the_report_has_a_section_of_better_weights(tiny, tmp_path):
         (("--method", "gptq,cle"), "name it before the methods that round"),
         (("--clips", "no"), "--clips is one of exact, decline, replace, not 'no'"),
         (("--iterations", "0"), "--iterations"),
+        (("--device", "gpu"), "'gpu' is no device: write cpu or cuda"),
         (("--min-sqnr", "20"), "--min-sqnr is for the metric sqnr"),
     ],
 )
@@ -88,6 +91,30 @@ def test_bad_options_are_one_sentence(tiny, tmp_path, more, says):
             *arguments(verb, tiny, tmp_path / "out", *(("--method", "gptq") if verb == "improve" else ()), *more)
         )
         assert says in line
+
+
+def test_a_gpu_that_is_not_there_is_one_sentence(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for verb in ("adaround", "improve"):
+        line = refused(*arguments(verb, tiny, tmp_path / "out", "--device", "cuda"))
+        assert "There is no device 'cuda': torch finds no GPU on this machine. Write cpu." in line
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["adaround", "improve"])
+def test_memory_is_the_ceiling(tiny, tmp_path, monkeypatch, verb):
+    given = []
+
+    def cache(ceiling):
+        given.append(ceiling)
+        return open_cache(ceiling)
+
+    monkeypatch.setattr("fewbits.improvement.torch_improve.open_cache", cache)
+    ok(*arguments(verb, tiny, tmp_path / "small", "--method", "gptq", "--memory", "20kB", "-q"))
+    ok(*arguments(verb, tiny, tmp_path / "large", "--method", "gptq", "-q"))
+    assert given == [20_000, 4 * 10**9]
+    small, large = (tmp_path / name / names.ARTIFACT for name in ("small", "large"))
+    assert small.read_bytes() == large.read_bytes()
 
 
 @pytest.mark.parametrize(

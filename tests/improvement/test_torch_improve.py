@@ -1,13 +1,13 @@
 """Methods that round, on small networks: never worse, on their grids, the same bits again."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+from rounding_cases import EFFORTS, Case, array, case_of, output_errors, watched, weights_of
 
 from fewbits.errors import SpecError
 from fewbits.graph.save import to_bytes
@@ -16,31 +16,16 @@ from fewbits.improvement.result import Improved
 from fewbits.improvement.rounded_store import RoundedStore
 from fewbits.numerics.affine import fake_quantize
 from fewbits.quantization.layers import find_layers
-from fewbits.runtime.session import RunOptions
 from fewbits.runtime.store import Store
-from fewbits.spec.encodings import Encoding
-from fewbits.workflow.calibrate import calibrate
-from fewbits.workflow.quantized import Quantized, quantize_calibrated
-from networks import ASSETS, graph, network, normal
+from networks import graph, normal
 
 torch = pytest.importorskip("torch")
 
 from fewbits.improvement import torch_improve  # noqa: E402
 from fewbits.improvement.torch_cache import Cache  # noqa: E402
 from fewbits.improvement.torch_improve import round_model  # noqa: E402
-from fewbits.improvement.torch_walk import Start  # noqa: E402
-from fewbits.runtime.torch_graph import TorchGraph, feeds_to_torch  # noqa: E402
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
-EFFORTS = {
-    "bias-correction": Effort(),
-    "seq-mse": Effort(),
-    "gptq": Effort(),
-    "adaround": Effort(iterations=40),
-    "adaround by block": Effort(granularity="block", iterations=20),
-}
-Feeds = Sequence[Mapping[str, np.ndarray]]
-
 MIXED = """g (float[N, 3, 8, 8] image, float[8, 3, 3, 3] w1, float[8] b1, float[8, 1, 3, 3] w2, float[8] b2,
            float[8, 4, 2, 2] w3, float[4] b3, float[6, 4, 3, 3] w4, float[6, 10] w5, float[4, 10] w6, float[4] b6)
           => (float[N, 4] y) {
@@ -61,34 +46,12 @@ MIXED = """g (float[N, 3, 8, 8] image, float[8, 3, 3, 3] w1, float[8] b1, float[
 MIXED_LAYERS = ("first", "depthwise", "up", "unbiased", "product", "head")
 
 
-@dataclass(frozen=True)
-class Case:
-    """A network as a method finds it."""
-
-    start: Start
-    feeds: Feeds
-
-    def improved(self, name: str, effort: Effort | None = None, store: RoundedStore | None = None) -> Improved:
-        method = name.partition(" ")[0]
-        return round_model(method, self.start, self.feeds, effort or EFFORTS[name], store=store)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def case_of(model: ir.Model | Path, data: Mapping[str, np.ndarray], precision: str = "w4a8", **options: object) -> Case:
-    """Return a calibrated and quantized network with its data in batches of 24."""
-    source = model if isinstance(model, Path) else to_bytes(model)
-    calibration = calibrate(source, data=dict(data), batch_size=24, run_options=RunOptions(threads=1), **options)
-    made: Quantized = quantize_calibrated(calibration, precision, ranges="minmax")
-    start = Start(calibration.model, calibration.model, made.plan, made.encodings)
-    count = len(next(iter(data.values())))
-    return Case(start, [{k: v[i : i + 24] for k, v in data.items()} for i in range(0, count, 24)])
 
 
 def images(count: int, *shape: int, seed: int = 7) -> np.ndarray:
@@ -123,74 +86,9 @@ def improved(which: str, name: str) -> Improved:
     return (mixed_case() if which == "mixed" else digits_case()).improved(name)
 
 
-def array(model: ir.Model, name: str) -> np.ndarray:
-    value = model.graph.initializers[name].const_value
-    assert value is not None
-    return value.numpy()
-
-
 def same_bits(one: ir.Model, other: ir.Model) -> bool:
     assert one.graph.initializers.keys() == other.graph.initializers.keys()
     return all(array(one, n).tobytes() == array(other, n).tobytes() for n in one.graph.initializers)
-
-
-def weights_of(case: Case) -> dict[str, tuple[str, Encoding]]:
-    """Return layer -> name of its weight and the grid that the method found it on."""
-    plan, found = case.start.plan, {}
-    for layer in find_layers(case.start.reference.graph):
-        key = plan.inputs[layer.node, 1]
-        found[layer.node] = (plan.grids[key].tensor, case.start.encodings[key])
-    return found
-
-
-class Watcher:
-    """Hook that keeps what every node reads and writes."""
-
-    def __init__(self) -> None:
-        self.reads: dict[tuple[str, int], torch.Tensor] = {}
-        self.writes: dict[str, torch.Tensor] = {}
-
-    def read(self, step, position, value):
-        self.reads[step.name, position] = value
-        return value
-
-    def wrote(self, step, inputs, outputs):
-        self.writes[step.name] = outputs[0]
-        return outputs
-
-
-def watched(model: ir.Model, feeds: Feeds) -> Watcher:
-    watcher = Watcher()
-    whole = {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
-    with torch.no_grad():
-        TorchGraph(model).eval()(feeds_to_torch(whole), watcher)
-    return watcher
-
-
-def output_errors(case: Case, found: Improved, *, after_relu: bool) -> dict[str, tuple[float, float]]:
-    """Return for every layer the mean squared error of its output: with the nearest codes, and as it was improved.
-
-    What the layer reads is that of the improved model, which is what it read in the walk. Nearest codes get the bias
-    that suits them best, so that it is codes that are compared.
-    """
-    floating, rounded = watched(case.start.reference, case.feeds), watched(found.model, case.feeds)
-    graph_of = TorchGraph(found.model)
-    steps = {step.name: step for step in graph_of.steps}
-    errors = {}
-    for node, (_, grid) in weights_of(case).items():
-        step, wanted = steps[node], floating.writes[node]
-        read = [rounded.reads[node, i] for i in range(len(step.reads))]
-        nearest = torch.from_numpy(fake_quantize(floating.reads[node, 1].detach().numpy(), grid))
-        values = dict(zip(step.reads, read, strict=True))
-        with torch.no_grad():
-            plain = graph_of.compute(step, {**values, step.reads[1]: nearest})[0]
-        ours = rounded.writes[node]
-        if len(step.reads) > 2 and step.call.op != "ConvTranspose":
-            axes = [i for i in range(plain.ndim) if i != 1]
-            plain = plain + (wanted - plain).mean(axes, keepdim=True)
-        act = torch.relu if after_relu else torch.clone
-        errors[node] = tuple(float((act(made) - act(wanted)).pow(2).mean()) for made in (plain, ours))
-    return errors
 
 
 @pytest.mark.parametrize("name", list(EFFORTS))
@@ -485,6 +383,67 @@ def test_batches_of_unequal_size_do():
     assert all(after <= before for before, after in found.errors.values())
 
 
+PICKED = """g (float[N, 6] x, float[6, 6] w1, float[6] b1, float[6, 6] w2, float[6] b2, float[6, 4] w3, float limit,
+           int64[1] rows, int64[1] columns) => (float[N, 4] y) {{
+    [first] a = Gemm (x, w1, b1)
+    [top] t = ReduceMax <keepdims = 0> (a, columns)
+    [large] l = Greater (t, limit)
+    [pick] p = Compress <axis = 0> (a, l)
+    [picked] q = {product}
+    [sum] s = ReduceSum (q, rows)
+    [add] u = Add (a, s)
+    [head] y = MatMul (u, w3)
+}}"""
+PRODUCTS = ("MatMul (p, w2)", "Gemm (p, w2, b2)")
+
+
+def picking(product: str, limit: float, x: np.ndarray) -> Case:
+    """Return a network whose layer `picked` reads only the rows in which a value is beyond a limit."""
+    arrays = {
+        "w1": normal(6, 6, seed=1), "b1": normal(6, seed=2), "w2": normal(6, 6, seed=3), "w3": normal(6, 4, seed=4),
+        "limit": np.float32(limit), "rows": np.array([0]), "columns": np.array([1]),
+    }  # fmt: skip
+    if "b2" in product:
+        arrays["b2"] = normal(6, seed=5)
+    text = PICKED if "b2" in product else PICKED.replace(" float[6] b2,", "")
+    return case_of(graph(text.format(product=product), **arrays), {"x": x})
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("name", list(EFFORTS))
+def test_a_layer_that_reads_nothing_is_left(name, product):
+    found = picking(product, 1e9, normal(48, 6)).improved(name)
+    assert found.declined == {"picked": "it read nothing on the calibration data"}
+    assert set(found.changed) == set(found.errors) == {"first", "head"}
+    assert set(found.pinned) == {"w1", "w3"}
+    np.testing.assert_array_equal(array(found.model, "w2"), normal(6, 6, seed=3))
+    assert all(0 <= after <= before < np.inf for before, after in found.errors.values())
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("name", list(EFFORTS))
+def test_a_layer_may_read_nothing_in_some_batches(name, product):
+    x = normal(48, 6)
+    x[:24] *= 1e-3  # the first batch
+    case = picking(product, 3.0, np.where(np.abs(x) > 1e-2, x + np.float32(20) * np.sign(x), x))
+    read = watched(case.start.reference, case.feeds[:1]).reads["picked", 0]
+    assert len(read) == 0
+    found = case.improved(name)
+    assert found.declined == {}
+    assert set(found.changed) == {"first", "picked", "head"}
+    assert all(0 <= after <= before < np.inf for before, after in found.errors.values())
+    assert np.isfinite(array(found.model, "w2")).all()
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("name", list(EFFORTS))
+def test_a_layer_that_reads_other_rows_than_in_the_float_model_is_left(name, product):
+    found = picking(product, 1.5, normal(480, 6)).improved(name)
+    assert found.declined == {"picked": "it reads another number of rows than in the float model"}
+    assert set(found.changed) == {"first", "head"}
+    np.testing.assert_array_equal(array(found.model, "w2"), normal(6, 6, seed=3))
+
+
 def test_dead_inputs_do_no_harm():
     """The second layer reads zeros only: everything stays finite and close to the float weights."""
     model = mixed()
@@ -508,6 +467,12 @@ def test_a_device_that_is_not_there_is_said(device):
         mixed_case().improved("gptq", Effort(device=device))
 
 
+@pytest.mark.parametrize("device", ["gpu", "", "meta", "cuda:x"])
+def test_what_is_no_device_is_said(device):
+    with pytest.raises(SpecError, match=f"'{device}' is no device: write cpu or cuda"):
+        mixed_case().improved("gptq", Effort(device=device))
+
+
 def test_progress_is_told_of_every_layer():
     class Told:
         count = 0
@@ -520,30 +485,3 @@ def test_progress_is_told_of_every_layer():
         told = Told()
         round_model(name.partition(" ")[0], case.start, case.feeds, EFFORTS[name], progress=told)
         assert told.count == len(MIXED_LAYERS)
-
-
-def calibration_data(name: str, samples: int) -> dict[str, np.ndarray]:
-    """Return the input of a development network by name, as it wants it."""
-    path = ASSETS / "data" / f"{name}.npz"
-    if not path.exists():
-        pytest.skip(f"{path} is missing")
-    with np.load(path) as stored:
-        if name == "speechcommands":
-            return {"mfcc": stored["calib_mfcc"][:samples].astype(np.float32)}
-        pixels = stored["calib"][:samples].astype(np.float32).transpose(0, 3, 1, 2) / 255
-    mean, deviation = (np.float32(v).reshape(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    return {"input": ((pixels - mean) / deviation).astype(np.float32)}
-
-
-@pytest.mark.assets
-@pytest.mark.parametrize(("name", "data"), [("cifar10_resnet20", "cifar10"), ("kwt1_speechcommands", "speechcommands")])
-def test_gptq_on_a_development_network(name, data):
-    network(name)  # skips where it is missing
-    case = case_of(ASSETS / "models" / f"{name}.onnx", calibration_data(data, 64))
-    found = case.improved("gptq")
-    assert set(found.changed) == set(weights_of(case)) - set(found.declined)
-    assert {node: e for node, e in found.errors.items() if not 0 <= e[1] <= e[0]} == {}
-    before, after = np.mean(list(found.errors.values()), axis=0)
-    assert after < 0.7 * before
-    errors = output_errors(case, found, after_relu=False)
-    assert {node: e for node, e in errors.items() if e[1] >= e[0]} == {}

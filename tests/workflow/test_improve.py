@@ -18,7 +18,7 @@ from fewbits.graph.load import load_model
 from fewbits.improvement.methods import Effort, parse_methods
 from fewbits.reporting.read import read_any
 from fewbits.runtime.session import RunOptions
-from fewbits.runtime.store import STORE
+from fewbits.runtime.store import STORE, Store
 from fewbits.workflow.baseline import baseline
 from fewbits.workflow.content_keys import model_key
 from fewbits.workflow.export import export
@@ -33,6 +33,8 @@ from fewbits.workflow.verdict import Status
 from fewbits.workflow.verify import verify
 
 pytest.importorskip("torch")
+
+from fewbits.improvement.torch_improve import check_device
 
 SCORED = {"data": CALIB, "eval_data": EVAL, "eval_samples": 600, "samples": 32, "run_options": RunOptions(threads=1)}
 MORE = {**SCORED, "samples": 128, "eval_samples": None}
@@ -397,6 +399,58 @@ def test_nothing_to_improve_is_one_sentence(tmp_path, small):
     options = {"data": {"image": np.ones((4, 3, 8, 8), np.float32)}, "metric": "sqnr"}
     with pytest.raises(SpecError, match="No layer of 'the given model' can be improved by gptq: choose other methods"):
         adaround(model, methods="gptq", output=tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize("there", ["nothing", "the folder", "a store"])
+def test_nothing_to_improve_leaves_nothing(tmp_path, there):
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[1, 3, 8, 8] image) => (float[1, 3, 8, 8] out)'
+        "{ r = Relu (image) out = Add (r, r) }"
+    )
+    out = tmp_path / "deep" / "out"
+    if there != "nothing":
+        out.mkdir(parents=True)
+        (out / "mine.txt").write_text("mine")
+    if there == "a store":
+        with Store(out / STORE) as store:
+            store.put("key", 7)
+    with pytest.raises(SpecError, match="No layer of 'the given model' can be improved by gptq"):
+        adaround(
+            model, methods="gptq", output=out, data={"image": np.ones((4, 3, 8, 8), np.float32)}, metric="sqnr",
+        )  # fmt: skip
+    left = sorted(path.name for path in out.iterdir()) if out.exists() else None
+    assert left == {"nothing": None, "the folder": ["mine.txt"], "a store": ["mine.txt", STORE]}[there]
+    assert (tmp_path / "deep").exists() == (there != "nothing")
+    if there == "a store":
+        with Store(out / STORE) as store:
+            assert store.get("key") == 7
+
+
+def test_a_device_is_checked_before_anything_runs(tiny, small, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    stages = []
+
+    def told(stage, samples):
+        stages.append(stage)
+
+    options = {"methods": "gptq", "effort": Effort(device="cuda"), "output": tmp_path / "out", "progress": told}
+    for verb in (adaround, improve):
+        with pytest.raises(SpecError, match="There is no device 'cuda': torch finds no GPU on this machine"):
+            verb(tiny.model, **small, **options)
+    assert stages == []
+    assert not (tmp_path / "out").exists()
+    # methods that only equalize compute nothing in torch
+    found = improve(MODEL, methods="cle", effort=Effort(device="cuda"), **SCORED)
+    assert found.methods[0].changed
+
+
+def test_a_gpu_must_be_one_of_those_that_are_there(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for device in ("cpu", "cuda", "cuda:1"):
+        check_device(device)
+    with pytest.raises(SpecError, match="There is no device 'cuda:2': torch finds 2 of them"):
+        check_device("cuda:2")
 
 
 def test_equalizing_needs_no_torch(tiny, small, monkeypatch):

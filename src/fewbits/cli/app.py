@@ -24,6 +24,7 @@ from fewbits.cli import (
     improve,
     litemp,
     model,
+    qat,
     quantize,
     report,
     submit,
@@ -107,6 +108,7 @@ app.command("litemp")(litemp.litemp)
 app.command("amp")(amp.amp)
 app.command("adaround")(improve.adaround)
 app.command("improve")(improve.improve)
+app.command("qat")(qat.qat)
 app.command("evaluate")(check.evaluate)
 app.command("export")(baseline.export)
 app.command("verify")(check.verify)

@@ -12,6 +12,7 @@ class Kind(Enum):
 
     EQUALIZE = "float weights of neighbouring layers; the float model computes the same"
     ROUND = "weights, scales and biases of one layer after the other, in torch"
+    TRAIN = "weights, scales and biases of all layers together, in torch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ METHODS = (
     Method("seq-mse", Kind.ROUND, "weight scales of least error at the layer's output, layer after layer"),
     Method("gptq", Kind.ROUND, "codes chosen together by second moments, aimed at the float layer's output"),
     Method("adaround", Kind.ROUND, "learned rounding, with the activation function in the loss, by layer or by block"),
+    Method("qat", Kind.TRAIN, "training through the rounding, without labels, towards the outputs of the float model"),
 )
 NAMES = tuple(method.name for method in METHODS)
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from fewbits.improvement.blocks import find_blocks
 from fewbits.improvement.layer_case import Rounded
@@ -41,6 +40,8 @@ def learn_block(
         begin: node -> where it starts; these are in place.
         effort: iterations and seed.
     """
+    if not begin:
+        return {}
     block = _Block(layers, steps, begin)
     if not block.outputs:
         return dict(begin)
@@ -85,9 +86,9 @@ def _begin(layers: LayerWalk, steps: Sequence[Step], known: Mapping[str, Rounded
         gone = inner.intersection(step.frees)  # what enters the block is read again while it is learned
         walk.forward(FLOAT, [step], drops=gone.intersection(layers.drops(step)))
         if step.name in layers.layers:
-            with threadpool_limits(1, "blas"):
-                begin[step.name] = known[step.name] if known is not None else first_guess(layers, step)
-            layers.take(step, begin[step.name])
+            one = layers.improve(step, first_guess if known is None else lambda _, step: known[step.name])
+            if one is not None:
+                begin[step.name] = one
         walk.forward(QUANTIZED, [step], drops=gone)
         for batch in walk.batches:
             for name in gone:

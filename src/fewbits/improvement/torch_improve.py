@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterable
 
-import numpy as np
-import onnx_ir as ir
 import torch
 
 from fewbits.errors import SpecError
@@ -16,6 +14,7 @@ from fewbits.improvement.torch_cache import open_cache
 from fewbits.improvement.torch_layers import LayerWalk, improve_layers
 from fewbits.improvement.torch_walk import Arrays, Start, Walk
 from fewbits.runtime.progress import Progress
+from fewbits.runtime.torch_fold import folded
 from fewbits.runtime.torch_graph import Step
 from fewbits.spec.plan import Role
 
@@ -46,7 +45,7 @@ def round_model(
         ModelError: the graph has an operator that the torch executor lacks.
         OutputError: activations that do not fit under the ceiling cannot be written.
     """
-    _check_device(effort.device)
+    check_device(effort.device)
     with open_cache(effort.ceiling) as cache:
         walk = Walk(start, feeds, cache, effort.device)
         if not effort.with_activations:
@@ -85,20 +84,9 @@ def _improved(walk: Walk, layers: LayerWalk, found: dict[str, Rounded]) -> Impro
         assert key is not None
         pinned[walk.start.plan.grids[key].tensor] = walk.encodings[key]
         errors[node] = (rounded.before, rounded.after)
-    return Improved(folded(walk), pinned, tuple(found), dict(layers.declined), errors)
-
-
-def folded(walk: Walk) -> ir.Model:
-    """Return the current model with the parameters of the quantized stream."""
-    model = walk.start.current.clone()
-    for name, parameter in walk.quantized.graph.named_values():
-        value = model.graph.initializers[name]
-        before = value.const_value
-        assert before is not None
-        array = np.array(parameter.detach().cpu().numpy(), order="C")  # a scalar stays one
-        if not np.array_equal(array, before.numpy()):
-            value.const_value = ir.tensor(array, name=name)
-    return model
+    return Improved(
+        folded(walk.start.current, walk.quantized.graph), pinned, tuple(found), dict(layers.declined), errors
+    )
 
 
 def _switch_activations_off(walk: Walk) -> None:
@@ -106,6 +94,21 @@ def _switch_activations_off(walk: Walk) -> None:
     walk.quantized.switch(False, [key for key, grid in walk.start.plan.grids.items() if grid.role in roles])
 
 
-def _check_device(device: str) -> None:
-    if device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        SpecError: torch does not know it, or finds no such GPU.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda"):
+        raise SpecError(f"{device!r} is no device: write cpu or cuda.")
+    if found.type == "cpu":
+        return
+    if not torch.cuda.is_available():
         raise SpecError(f"There is no device {device!r}: torch finds no GPU on this machine. Write cpu.")
+    if (found.index or 0) >= torch.cuda.device_count():
+        raise SpecError(f"There is no device {device!r}: torch finds {torch.cuda.device_count()} of them. Write cuda.")

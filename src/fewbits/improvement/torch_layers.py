@@ -1,5 +1,6 @@
 """Layers in their order: each is improved on what it reads in the quantized model, before the next one's turn."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -23,6 +24,10 @@ _MOST_ROWS = 60_000
 _FEWEST_ROWS = 2  # per input
 _ROOM = 1.05  # the input's scale may become a little smaller when ranges are found again
 _INT32_MAX = 2**31 - 1
+
+
+class LayerLeftError(Exception):
+    """A layer cannot be improved on these data; the message says why."""
 
 
 @dataclass(eq=False)
@@ -82,7 +87,11 @@ class LayerWalk:
         return is_alone and walk.values_of(name).size == groups * channels
 
     def case(self, step: Step) -> LayerCase:
-        """Return the case of a layer whose inputs and float outputs are in the cache."""
+        """Return the case of a layer whose inputs and float outputs are in the cache.
+
+        Raises:
+            LayerLeftError: the data say nothing of it.
+        """
         walk, layer = self.walk, self.layers[step.name]
         key = walk.weight_key(step.name)
         assert key is not None
@@ -93,11 +102,17 @@ class LayerWalk:
         moment = JointMoment()
         for x, y in self.rows(step, self._count(layer)):
             take_in(moment, x, y)
+        if not moment.rows:
+            raise LayerLeftError("it read nothing on the calibration data")
         least = self._least(step, weights.shape[0], weights.shape[1])
         return LayerCase(layer, weights, current, walk.encodings[key], moment, least, corrects)
 
     def rows(self, step: Step, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield rows of each batch: [G, R, K] as the quantized layer reads, [G, R, C * T] as the float one gives."""
+        """Yield rows of each batch: [G, R, K] as the quantized layer reads, [G, R, C * T] as the float one gives.
+
+        Raises:
+            LayerLeftError: the two models have different numbers of rows, as NonZero may make them.
+        """
         walk, layer = self.walk, self.layers[step.name]
         reader = RowReader(layer)
         sizes = [self._positions(reader, step, batch) for batch in walk.batches]
@@ -110,11 +125,14 @@ class LayerWalk:
                 if not share:
                     continue
                 x = walk.seen(step, 0, batch)
+                wanted = walk.value(FLOAT, step.writes[0] if straight else step.reads[0], batch)
+                if size != (_rows_given(layer, wanted) if straight else math.prod(reader.sizes(wanted))):
+                    raise LayerLeftError("it reads another number of rows than in the float model")
                 index = reader.choose(x, share, generator)
                 if straight:
-                    y = reader.outputs(walk.value(FLOAT, step.writes[0], batch), index)
+                    y = reader.outputs(wanted, index)
                 else:
-                    y = self._product(layer, reader.inputs(walk.value(FLOAT, step.reads[0], batch), index), step)
+                    y = self._product(layer, reader.inputs(wanted, index), step)
                 yield reader.inputs(x, index), y
 
     def drops(self, step: Step) -> tuple[str, ...]:
@@ -132,8 +150,7 @@ class LayerWalk:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + list(self.layers).index(step.name))
 
     def _positions(self, reader: RowReader, step: Step, batch: int) -> int:
-        samples, positions = reader.sizes(self.walk.value(QUANTIZED, step.reads[0], batch))
-        return samples * positions
+        return math.prod(reader.sizes(self.walk.value(QUANTIZED, step.reads[0], batch)))
 
     def _product(self, layer: Layer, x: torch.Tensor, step: Step) -> torch.Tensor:
         rows = layer.weight_rows(self.walk.values_of(step.reads[1], FLOAT))
@@ -162,6 +179,17 @@ class LayerWalk:
             least = (values * _ROOM / _INT32_MAX / source).reshape(groups, channels)
         return np.full_like(least, least.max()) if self.walk.encodings[parents[1]].scale.size == 1 else least
 
+    def improve(self, step: Step, method: "Method") -> Rounded | None:
+        """Put what `method` makes of a layer in place and return it; None where the layer is left, which is noted."""
+        try:
+            with threadpool_limits(1, "blas"):
+                found = method(self, step)
+        except LayerLeftError as error:
+            self.declined[step.name] = str(error)
+            return None
+        self.take(step, found)
+        return found
+
     def take(self, step: Step, found: Rounded) -> None:
         """Put a result into the quantized model, with the bias that belongs to it."""
         key = self.walk.weight_key(step.name)
@@ -172,17 +200,19 @@ class LayerWalk:
             self.walk.set_values(step.reads[2], found.bias)
 
 
-def improve_layers(
-    layers: LayerWalk, method: Callable[[LayerWalk, Step], Rounded], *, progress: Progress | None = None
-) -> dict[str, Rounded]:
+Method = Callable[[LayerWalk, Step], Rounded]
+"""What makes something of the layer that the walk stands before; `LayerLeftError` where it cannot."""
+
+
+def improve_layers(layers: LayerWalk, method: Method, *, progress: Progress | None = None) -> dict[str, Rounded]:
     """Walk through the whole graph and improve each layer by `method`, which puts its result in place."""
     walk, found = layers.walk, {}
     for step in walk.steps:
         walk.forward(FLOAT, [step], drops=layers.drops(step))
         if step.name in layers.layers:
-            with threadpool_limits(1, "blas"):
-                found[step.name] = method(layers, step)
-                layers.take(step, found[step.name])
+            one = layers.improve(step, method)
+            if one is not None:
+                found[step.name] = one
             if progress is not None:
                 progress.advance(1)
         walk.forward(QUANTIZED, [step], drops=step.frees)
@@ -203,6 +233,11 @@ def take_in(moment: JointMoment, x: torch.Tensor, y: torch.Tensor) -> None:
     turned = x.transpose(1, 2)
     products = ((turned @ x).cpu().numpy(), (turned @ y).cpu().numpy())
     moment.add(x.shape[1], products, (x.sum(1).cpu().numpy(), y.sum(1).cpu().numpy()))
+
+
+def _rows_given(layer: Layer, y: torch.Tensor) -> int:
+    """Return how many rows an output tensor of a layer holds."""
+    return y.numel() // y.shape[1 if layer.op == "Conv" else -1]
 
 
 def _readers(walk: Walk) -> dict[str, set[str]]:

@@ -75,12 +75,8 @@ class BiasFitter:
 
     def _vector(self, grid: Grid) -> F32:
         """Return the bias, one value per channel along the last axis where its scales are per channel."""
-        values = constant_values(self.graph, grid.tensor)
-        if not isinstance(grid.spec.granularity, PerChannel):
-            return values
         channels = self.encodings[self._parents(grid)[1]].scale.size
-        rows = values.reshape(-1) if grid.spec.granularity.axis == 0 else values
-        return np.broadcast_to(rows, (*rows.shape[:-1], channels))
+        return bias_rows(constant_values(self.graph, grid.tensor), grid, channels)
 
     def _corrected(self, grid: Grid, layer: Layer | None) -> F32:
         """Return b - E[(w_q - w) x]: the bias with which the layer's outputs keep their means."""
@@ -111,16 +107,42 @@ class BiasFitter:
 
     def _fix(self, key: str, grid: Grid, values: F32) -> None:
         source, w_key = self._parents(grid)
-        scale = np.asarray(bias_encoding(source.scale, self.encodings[w_key].scale).scale)
-        need = _least_scale(values, scale.ndim)
-        if (scale < need).any():
-            scale = np.asarray(np.maximum(scale, need * _MARGIN), dtype=np.float32)
+        fitted, is_coarser = fit_bias(values, grid, source, self.encodings[w_key])
+        if is_coarser:
             self.notes.append(
                 f"The bias {grid.tensor!r} does not fit int32 at input scale x weight scale, and that weight's grid "
                 f"may not change: it gets a coarser scale of its own, which some devices do not honour."
             )
         self.values[key] = values
-        self.encodings[key] = Encoding(grid.spec, scale, np.zeros(scale.shape, np.int64))
+        self.encodings[key] = fitted
+
+
+def bias_rows(values: F32, grid: Grid, channels: int) -> F32:
+    """Return a bias as it is stored: one value per channel along the last axis where its scales are per channel."""
+    if not isinstance(grid.spec.granularity, PerChannel):
+        return values
+    rows = values.reshape(-1) if grid.spec.granularity.axis == 0 else values
+    return np.broadcast_to(rows, (*rows.shape[:-1], channels))
+
+
+def fit_bias(values: F32, grid: Grid, source: Encoding, weight: Encoding) -> tuple[Encoding, bool]:
+    """Return the int32 grid of a bias, and whether it is coarser than the product of the scales, which it outgrows.
+
+    Args:
+        values: as `bias_rows` returns them.
+        grid: of the bias.
+        source: encoding of the layer's input.
+        weight: encoding of its weight.
+
+    Raises:
+        SpecError: the product of the scales leaves float32.
+    """
+    scale = np.asarray(bias_encoding(source.scale, weight.scale).scale)
+    need = _least_scale(values, scale.ndim)
+    is_coarser = bool((scale < need).any())
+    if is_coarser:
+        scale = np.asarray(np.maximum(scale, need * _MARGIN), dtype=np.float32)
+    return Encoding(grid.spec, scale, np.zeros(scale.shape, np.int64)), is_coarser
 
 
 def _least_scale(values: F32, rank: int) -> F64:

@@ -94,7 +94,8 @@ def encode(
         plan: the grids.
         statistics: of the float model.
         ranges: estimators.
-        pinned: tensor name -> encoding that an improver fixed; used as it is wherever its spec is the planned one.
+        pinned: tensor name, or key of one grid of a tensor with several, -> encoding that an improver fixed; used as it
+            is wherever its spec is the planned one.
         memo: of these statistics; read and filled, so that the next call is faster.
 
     Raises:
@@ -109,7 +110,7 @@ def encode(
         for key, grid in plan.grids.items():
             if grid.role is Role.WEIGHT:
                 work.weight(key, grid, readers.get(key))
-    fixed = [key for key, grid in plan.grids.items() if work.pin(grid) is not None]
+    fixed = [key for key, grid in plan.grids.items() if work.pin(key, grid) is not None]
     biases = BiasFitter(graph, plan, statistics, work.encodings, fixed, ranges.correct_biases)
     biases.run()
     return Encoded(work.encodings, biases.widened, biases.values, (*work.notes, *biases.notes))
@@ -131,20 +132,20 @@ class _Encoder:
         """A pin on a tensor that only passes values through holds for the tensor that it takes them from."""
         joined = {str(node.outputs[0].name) for node in self.graph if node.op_type == "Concat"}
         for key, grid in self.plan.grids.items():
-            pin, source = self.pin(grid), self.plan.source(key)
+            pin, source = self.pin(key, grid), self.plan.source(key)
             if pin is not None and (source not in joined or source == key):
                 self.passed.setdefault(source, pin)
 
-    def pin(self, grid: Grid) -> Encoding | None:
-        """Return the encoding that an improver fixed for this tensor, if it is on the planned grid."""
-        pinned = self.pinned.get(grid.tensor)
+    def pin(self, key: str, grid: Grid) -> Encoding | None:
+        """Return the encoding that an improver fixed for this grid or its tensor, if it is on the planned grid."""
+        pinned = self.pinned.get(key) or self.pinned.get(grid.tensor)
         return pinned if pinned is not None and pinned.spec == grid.spec else None
 
     def activation(self, key: str) -> Encoding:
         if key in self.encodings:
             return self.encodings[key]
         grid = self.plan.grids[key]
-        pinned = self.pin(grid) or self.passed.get(key)
+        pinned = self.pin(key, grid) or self.passed.get(key)
         if pinned is not None:
             found = pinned
         elif grid.shares is not None:
@@ -184,7 +185,7 @@ class _Encoder:
         return found
 
     def weight(self, key: str, grid: Grid, layer: Layer | None) -> None:
-        pinned = self.pin(grid)
+        pinned = self.pin(key, grid)
         if pinned is not None:
             self.encodings[key] = pinned
             return

@@ -18,7 +18,17 @@ from fewbits.spec.precision import FP16
 _WIDE_BITS = 16  # codes of more bits than this do not fit a float32
 
 
-class FakeQuantizer(nn.Module):
+class Quantizer(nn.Module):
+    """What a tensor passes on its way onto a grid; while `is_on` is False, it comes out as it went in."""
+
+    is_on: bool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_on = True
+
+
+class FakeQuantizer(Quantizer):
     """One grid as a module: (clip(rint(x / scale) + zero_point, qmin, qmax) - zero_point) * scale.
 
     Gradients pass straight through inside the range and are zero outside. `is_on` switches it without rebuilding.
@@ -33,7 +43,6 @@ class FakeQuantizer(nn.Module):
         scale, zero_point = broadcast_grid(shape, encoding)
         spec = encoding.spec
         real = torch.float64 if spec.dtype.bits > _WIDE_BITS else torch.float32
-        self.is_on = True
         self.register_buffer("scale", torch.from_numpy(np.array(scale, np.float32)))
         self.register_buffer("low", torch.from_numpy(np.array(spec.qmin - zero_point)).to(real))
         self.register_buffer("high", torch.from_numpy(np.array(spec.qmax - zero_point)).to(real))
@@ -80,12 +89,12 @@ class _AsHalf(torch.autograd.Function):
 class _ByKey(OnnxNamed):
     """Quantizers and tensors under any names: `nn.Module` itself refuses the dots that ONNX names have."""
 
-    def set_quantizer(self, key: str, quantizer: FakeQuantizer) -> None:
+    def set_quantizer(self, key: str, quantizer: Quantizer) -> None:
         self._modules[key] = quantizer
 
-    def quantizer(self, key: str) -> FakeQuantizer:
+    def quantizer(self, key: str) -> Quantizer:
         found = self._modules[key]
-        assert isinstance(found, FakeQuantizer)
+        assert isinstance(found, Quantizer)
         return found
 
     def set_tensor(self, key: str, value: torch.Tensor) -> None:
@@ -129,7 +138,7 @@ class QuantizedGraph(nn.Module):
             self.biases.set_tensor(key, torch.from_numpy(np.array(values, np.float32)))
         self._half = {name for name, node in plan.nodes.items() if node.precision == FP16}
 
-    def quantizer(self, key: str) -> FakeQuantizer:
+    def quantizer(self, key: str) -> Quantizer:
         """Return the quantizer of a grid."""
         return self.quantizers.quantizer(key)
 

@@ -1,7 +1,8 @@
 """Verbs adaround and improve: step 4 of the workflow. Better weights for the same precision, by named methods."""
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.session import RunOptions
 from fewbits.runtime.store import STORE, Store
 from fewbits.spec.target import DEFAULT_TARGET, Target
+from fewbits.training.schedule import Training
 from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate_subject
 from fewbits.workflow.content_keys import model_key
 from fewbits.workflow.finish import Finished, Written, complete, write_made
 from fewbits.workflow.goal import Goal, check_goal, open_goal
 from fewbits.workflow.improve_models import State, check_clips, floating_model
-from fewbits.workflow.improve_run import Figures, ImproveRun, Wanted
+from fewbits.workflow.improve_run import Figures, ImproveRun, NothingToImproveError, Wanted
 from fewbits.workflow.improve_steps import MethodRow, check_order, steps_after
 from fewbits.workflow.next_step import Steps
 from fewbits.workflow.profiles import open_profile
@@ -151,7 +153,7 @@ def improve(
         FewbitsError: something that the caller gave cannot be used; the message says what to do.
     """
     options: Options = {name: value for name, value in locals().items() if name != "progress"}
-    return _improve("improve", options, progress)
+    return run_verb("improve", options, progress)
 
 
 def adaround(
@@ -191,13 +193,19 @@ def adaround(
         FewbitsError: something that the caller gave cannot be used; the message says what to do.
     """
     options: Options = {name: value for name, value in locals().items() if name != "progress"}
-    return _improve("adaround", {**options, "auto": False}, progress)
+    return run_verb("adaround", {**options, "auto": False}, progress)
 
 
-def _improve(verb: str, options: Options, progress: Watcher | None) -> ImproveResult:
+def run_verb(verb: str, options: Options, progress: Watcher | None) -> ImproveResult:
+    """Run one of the verbs that improve a model, with the options that the caller gave it.
+
+    Raises:
+        FewbitsError: something that the caller gave cannot be used.
+    """
     wanted = _wanted(options)
     options |= {
         "methods": tuple(method.name for method in wanted.methods), "auto": wanted.auto, "effort": wanted.effort,
+        "training": wanted.training,
     }  # fmt: skip
     check_ranges(options["ranges"], options["weight_ranges"])
     check_goal(options["max_drop"], options["min_sqnr"])
@@ -213,7 +221,7 @@ def _improve(verb: str, options: Options, progress: Watcher | None) -> ImproveRe
                 eval_samples=options["eval_samples"], preprocess=options["preprocess"],
             )  # fmt: skip
             resolve(subject.model, wanted.profile, subject.target)
-        with Store(None if output is None else output / STORE) as store:
+        with _store(output) as store:
             memory = ScoreMemory.open(store, scoring, subject)
             with stages.stage("score float", scoring.limit) as told:
                 key = f"float {model_key(subject.reference_model)}"
@@ -221,6 +229,21 @@ def _improve(verb: str, options: Options, progress: Watcher | None) -> ImproveRe
             goal = open_goal(options["max_drop"], options["min_sqnr"], before)
             run = ImproveRun(wanted, scoring, before, goal, stages, options, store, memory)
             return _run(verb, run, subject, folder, output)
+
+
+@contextmanager
+def _store(output: Path | None) -> Iterator[Store]:
+    """Lend the store of a run; one that it made is removed again where no layer can be improved."""
+    path = None if output is None else output / STORE
+    was_there = path is not None and path.exists()
+    try:
+        with Store(path) as store:
+            yield store
+    except NothingToImproveError:
+        if path is not None and not was_there:
+            for end in ("", "-wal", "-shm"):
+                path.with_name(f"{path.name}{end}").unlink(missing_ok=True)
+        raise
 
 
 def _run(verb: str, run: ImproveRun, subject: Subject, folder: Path, output: Path | None) -> ImproveResult:
@@ -289,22 +312,24 @@ def _wanted(options: Options) -> Wanted:
     """Return what was asked for, checked before anything runs.
 
     Raises:
-        SpecError: a name is unknown, or there is nothing to round.
+        SpecError: a name is unknown, there is nothing to round, or no such device.
         MissingExtraError: torch is missing.
     """
     given = options["methods"]
     auto = given is None if options["auto"] is None else bool(options["auto"])
     if given is None and not auto:
         raise SpecError("No method was named: write --method gptq, or --auto to try all.")
-    methods = METHODS if given is None else parse_methods(given)
+    untrained = tuple(method for method in METHODS if method.kind is not Kind.TRAIN)
+    methods = untrained if given is None else parse_methods(given)
     if auto:
         methods = tuple(sorted(methods, key=METHODS.index))
     check_order(methods)
     clips = check_clips(options["clips"])
     profile = open_profile(options["precision"], options["profile"])
     _check_widths(profile, methods)
-    _need_torch(methods)
-    return Wanted(methods, auto, bool(options["score_each"]), profile, options["effort"] or Effort(), clips)
+    effort, training = options["effort"] or Effort(), options.get("training") or Training()
+    _need_torch(methods, effort, training)
+    return Wanted(methods, auto, bool(options["score_each"]), profile, effort, training, clips)
 
 
 def _check_widths(profile: Profile, methods: Sequence[Method]) -> None:
@@ -319,9 +344,15 @@ def _check_widths(profile: Profile, methods: Sequence[Method]) -> None:
         )
 
 
-def _need_torch(methods: Sequence[Method]) -> None:
-    rounding = [method.name for method in methods if method.kind is Kind.ROUND]
-    if rounding and importlib.util.find_spec("torch") is None:
+def _need_torch(methods: Sequence[Method], effort: Effort, training: Training) -> None:
+    rounding = [method.name for method in methods if method.kind is not Kind.EQUALIZE]
+    if not rounding:
+        return
+    if importlib.util.find_spec("torch") is None:
         raise MissingExtraError(
             f"{rounding[0]} needs torch: pip install 'fewbits[torch]', or choose of cle and smooth, which do not."
         )
+    from fewbits.improvement.torch_improve import check_device
+
+    for device in (effort.device, training.device):
+        check_device(device)

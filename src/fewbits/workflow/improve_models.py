@@ -22,6 +22,7 @@ from fewbits.runtime.session import Arrays
 from fewbits.runtime.store import Store, key_of
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
+from fewbits.training.schedule import Training
 from fewbits.workflow.calibrate import Calibration, batch_size_for
 from fewbits.workflow.content_keys import model_key, plan_key
 from fewbits.workflow.quantized import Quantized
@@ -167,6 +168,32 @@ def rounded(
     kept = RoundedStore(store, _key(method, state, _feeds(calibration, samples), effort))
     with threads(subject.options.threads):
         return round_model(method.name, start, _feeds(calibration, samples), effort, store=kept, progress=progress)
+
+
+def trained(state: State, samples: int, training: Training, *, progress: Progress) -> Improved:
+    """Return the companion of a state with weights, and the grids of weights and activations, as they were trained.
+
+    Raises:
+        SpecError: the device is not there, or nothing can be trained.
+        ModelError: the graph has an operator that the torch executor lacks.
+    """
+    from fewbits.analysis.torch_sensitivity import threads
+    from fewbits.improvement.torch_walk import Start
+    from fewbits.training.torch_qat import hint_names, train_model
+
+    calibration, made = state.calibration, state.made
+    subject = calibration.subject
+    hints = hint_names(subject.model) if training.hints else ()
+    teacher, student = (with_outputs(model, hints) for model in (state.floating, subject.model))
+    for key, values in made.encoded.biases.items():  # biases that take up the mean error of rounded weights
+        constant = student.graph.initializers[made.plan.grids[key].tensor]
+        if constant.const_value is not None and constant.const_value.size == values.size:
+            constant.const_value = ir.tensor(values.reshape(constant.const_value.shape.numpy()), name=constant.name)
+    start = Start(teacher, student, made.plan, made.encodings)
+    with threads(subject.options.threads):
+        found = train_model(start, _feeds(calibration, samples), training, hints=hints, progress=progress)
+    del found.model.graph.outputs[len(subject.model.graph.outputs) :]
+    return found
 
 
 def _feeds(calibration: Calibration, samples: int) -> Iterator[Arrays]:

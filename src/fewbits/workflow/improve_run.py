@@ -19,9 +19,10 @@ from fewbits.numerics.output_error import RelativeOutputError
 from fewbits.quantization.profile import Profile
 from fewbits.runtime.session import Runner
 from fewbits.runtime.store import Store
+from fewbits.training.schedule import Training
 from fewbits.workflow.calibrate import Calibration, calibrate_subject
 from fewbits.workflow.goal import Goal
-from fewbits.workflow.improve_models import State, equalized, improved_subject, layers_to_round, rounded
+from fewbits.workflow.improve_models import State, equalized, improved_subject, layers_to_round, rounded, trained
 from fewbits.workflow.improve_steps import MethodRow, OutputError, decide
 from fewbits.workflow.quantized import Quantized, quantize_calibrated
 from fewbits.workflow.score_memory import ScoreMemory, artifact_hash
@@ -34,6 +35,10 @@ ERROR_SAMPLES = 64
 """Calibration samples that output errors are measured on, at most."""
 
 
+class NothingToImproveError(SpecError):
+    """No method can change any layer of a model."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Wanted:
     """What the caller asked for, checked.
@@ -44,6 +49,7 @@ class Wanted:
         score_each: score after every method.
         profile: precisions.
         effort: of the methods that round.
+        training: of the method that trains.
         clips: what becomes of Clips between layers that are equalized.
     """
 
@@ -52,6 +58,7 @@ class Wanted:
     score_each: bool
     profile: Profile
     effort: Effort
+    training: Training
     clips: Clips
 
 
@@ -145,7 +152,7 @@ class ImproveRun:
         """Apply the methods to a state, and return the last one that was kept.
 
         Raises:
-            SpecError: no method can change anything.
+            NothingToImproveError: no method can change anything.
             FewbitsError: a model cannot be made, run or scored.
         """
         for method in self.wanted.methods:
@@ -154,7 +161,7 @@ class ImproveRun:
                 continue
             state, figures = self._try(method, state, figures)
         if not any(row.changed for row in self.rows):
-            raise SpecError(_nothing(self.rows, state.calibration.source.name))
+            raise NothingToImproveError(_nothing(self.rows, state.calibration.source.name))
         return state, figures
 
     def _try(self, method: Method, state: State, figures: Figures) -> tuple[State, Figures]:
@@ -182,6 +189,10 @@ class ImproveRun:
         if method.kind is Kind.EQUALIZE:
             with self.stages.stage(method.name):
                 found = equalized(method, state, samples, self.wanted.clips)
+        elif method.kind is Kind.TRAIN:
+            training = self.wanted.training
+            with self.stages.stage(method.name, training.steps) as told:
+                found = trained(state, samples, training, progress=told)
         else:
             layers = layers_to_round(state.floating, state.made.plan)
             with self.stages.stage(method.name, len(layers)) as told:

@@ -156,13 +156,15 @@ def check_order(methods: Sequence[Method]) -> None:
     """Refuse methods that would undo others.
 
     Raises:
-        SpecError: weights are equalized after they were rounded.
+        SpecError: weights are equalized after they were rounded, or rounded anew after they were trained.
     """
     rounding: str | None = None
-    for method in methods:
+    for position, method in enumerate(methods):
+        if method.kind is Kind.TRAIN and position < len(methods) - 1:
+            raise SpecError(f"{methods[position + 1].name} would undo {method.name}: name {method.name} last.")
         if method.kind is Kind.ROUND:
             rounding = method.name
-        elif rounding is not None:
+        elif method.kind is Kind.EQUALIZE and rounding is not None:
             raise SpecError(
                 f"{method.name} changes float weights and would undo {rounding}: name it before the methods that round."
             )

@@ -18,7 +18,7 @@ def fit_pins(plan: Plan, pinned: Mapping[str, Encoding]) -> dict[str, Encoding]:
 
     Args:
         plan: the grids.
-        pinned: tensor -> encoding that an improver, or the caller, fixed.
+        pinned: tensor (or key of a further grid of it) -> encoding that an improver, or the caller, fixed.
     """
     fitted: dict[str, Encoding] = {}
     for name, encoding in pinned.items():

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from fewbits.artifact import names
-from fewbits.artifact.encodings_read import read_encodings
+from fewbits.artifact.encodings_read import read_given
 from fewbits.artifact.folder import sha256
 from fewbits.errors import ModelError
 from fewbits.graph.load import load_model
@@ -34,7 +34,7 @@ class Source:
         name: what messages call it.
         sha256: content hash of the file or bytes; None for a graph in memory.
         changes: what preparing did and declined; empty where an earlier run had prepared it.
-        pinned: tensor -> encoding that an improver fixed in an earlier run.
+        pinned: tensor (or key of a further grid of it) -> encoding that an improver fixed in an earlier run.
         reference: the prepared float graph that scores and drops are taken against, with the same inputs and outputs;
             None where that is `model`, which an improver may have given other weights.
         notes: sentences for the user.
@@ -149,7 +149,7 @@ def _reference(
 def _pinned(folder: Path, wanted: tuple[str, ...], graph: ir.Graph | ir.Model) -> dict[str, Encoding]:
     if not wanted:
         return {}
-    stored = read_encodings(folder / names.ENCODINGS, graph.graph if isinstance(graph, ir.Model) else graph)
+    stored = read_given(folder / names.ENCODINGS, graph.graph if isinstance(graph, ir.Model) else graph).encodings
     missing = sorted(set(wanted) - set(stored))
     if missing:
         raise ModelError(

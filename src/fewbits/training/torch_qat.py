@@ -1,0 +1,89 @@
+"""Training without labels: a quantized model in, one with trained weights, biases, scales and zero points out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from fewbits.improvement.blocks import find_blocks
+from fewbits.improvement.result import Improved
+from fewbits.improvement.torch_improve import check_device
+from fewbits.improvement.torch_walk import Start
+from fewbits.numerics.affine import fake_quantize
+from fewbits.quantization.layers import find_layers
+from fewbits.runtime.progress import Progress
+from fewbits.runtime.torch_graph import TorchGraph
+from fewbits.spec.encodings import Encoding
+from fewbits.spec.plan import Plan, Role
+from fewbits.training.schedule import Training
+from fewbits.training.torch_distill import Distillation, Distilled, distill
+from fewbits.training.torch_samples import Samples
+from fewbits.training.torch_trainable import Trainable
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+OUTPUTS = "all outputs"
+"""What the error of training is of, where improvers name layers."""
+
+
+def hint_names(model: ir.Model) -> tuple[str, ...]:
+    """Return the tensors at the ends of blocks, without the outputs of the model."""
+    graph = TorchGraph(model)
+    layers = {layer.node for layer in find_layers(model.graph)}
+    ends = [graph.steps[end - 1].writes[0] for _, end in find_blocks(graph.steps, layers, graph.input_names)]
+    return tuple(name for name in dict.fromkeys(ends) if name and name not in graph.output_names)
+
+
+def train_model(
+    start: Start,
+    feeds: Iterable[Arrays],
+    training: Training,
+    *,
+    hints: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Improved:
+    """Return the current model as training leaves it: weights on their grids, and all grids but those of biases pinned.
+
+    Args:
+        start: the float model, which is the teacher; the quantized one; both hand out `hints`, too.
+        feeds: what is trained on, one entry per batch.
+        training: how long and how fast.
+        hints: names of outputs that count less than those of the model.
+        progress: told of every step.
+
+    Raises:
+        SpecError: the device is not there, or a grid cannot be trained.
+        ModelError: the graph has an operator that the torch executor lacks, or training diverged.
+        DataError: there are no samples.
+    """
+    check_device(training.device)
+    teacher = TorchGraph(start.reference).eval().to(training.device)
+    student = Trainable(start.current, start.plan, start.encodings).to(training.device)
+    outputs = [name for name in teacher.output_names if name not in hints]
+    pair = Distillation(student, teacher, outputs, hints)
+    went = distill(pair, Samples(feeds, training.batch_size, training.device), training, progress=progress)
+    made = student.eval().finish()
+    model = on_grids(made.model, start.plan, made.pinned)
+    errors = {OUTPUTS: (went.before, went.after)}
+    changed = tuple(layer.node for layer in find_layers(model.graph)) if went.after < went.before else ()
+    return Improved(model, made.pinned if changed else {}, changed, {}, errors, (*_told(went), *went.notes))
+
+
+def on_grids(model: ir.Model, plan: Plan, encodings: Mapping[str, Encoding]) -> ir.Model:
+    """Return `model` with every planned weight on its grid; the model itself is changed."""
+    for key, grid in plan.grids.items():
+        if grid.role is Role.WEIGHT:
+            value = model.graph.initializers[grid.tensor]
+            assert value.const_value is not None
+            array = np.asarray(fake_quantize(value.const_value.numpy(), encodings[key]), np.float32)
+            value.const_value = ir.tensor(array, name=grid.tensor)
+    return model
+
+
+def _told(went: Distilled) -> tuple[str, ...]:
+    why = f", and stopped since {went.stopped}" if went.stopped else ""
+    told = (
+        f"Training took {went.steps} steps at a rate of {went.rate:g}{why}; on held-out samples the error of outputs "
+        f"and blocks, relative to their power, went from {went.before:.4g} to {went.after:.4g}."
+    )
+    return (told,)
