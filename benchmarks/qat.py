@@ -33,7 +33,7 @@ CASES = {
     "resnet20 w4a8": Case(RESNET20, "w4a8", 81.0, 1000, 1000),
     "resnet20 w4a4": Case(RESNET20, "w4a4", 79.0, 1000, 1500),
     "resnet20 w3a8": Case(RESNET20, "w3a8", 79.0, 1000, 1500),
-    "imdn w8a8": Case(NETWORKS["imdn"], "w8a8", 36.9, 5, 300),
+    "imdn w8a8": Case(NETWORKS["imdn"], "w8a8", 36.9, 5, 150),
 }
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from fewbits.errors import SpecError
 
-RATES = (0.0005, 0.002, 0.006)
+RATES = (0.0005, 0.002, 0.006, 0.02)
 """Learning rates that a range test tries: shares of a parameter's own size that one step may change it by."""
 
 

@@ -1,5 +1,6 @@
 """Training without labels: a quantized model in, one with trained weights, biases, scales and zero points out."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -70,9 +71,10 @@ def train_model(
 
 
 def on_grids(model: ir.Model, plan: Plan, encodings: Mapping[str, Encoding]) -> ir.Model:
-    """Return `model` with every planned weight on its grid; the model itself is changed."""
+    """Return `model` with every planned weight on its grid, but those with several; the model itself is changed."""
+    grids = Counter(grid.tensor for grid in plan.grids.values())
     for key, grid in plan.grids.items():
-        if grid.role is Role.WEIGHT:
+        if grid.role is Role.WEIGHT and grids[grid.tensor] == 1:
             value = model.graph.initializers[grid.tensor]
             assert value.const_value is not None
             array = np.asarray(fake_quantize(value.const_value.numpy(), encodings[key]), np.float32)

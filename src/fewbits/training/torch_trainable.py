@@ -1,7 +1,8 @@
 """A plan carried out on a float graph as a module to train: weights and biases under their ONNX names, and scales."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ class Trainable(QuantizedGraph):
         plan: made for it.
         encodings: grid key -> encoding to start from.
         fixed: keys of further grids that are not learned.
+        exporter: called by `export` with the module and its arguments.
 
     Raises:
         ModelError: the graph has an operator that the torch executor lacks.
@@ -57,13 +59,20 @@ class Trainable(QuantizedGraph):
     """
 
     def __init__(
-        self, model: ir.Model, plan: Plan, encodings: Mapping[str, Encoding], *, fixed: Collection[str] = ()
+        self,
+        model: ir.Model,
+        plan: Plan,
+        encodings: Mapping[str, Encoding],
+        *,
+        fixed: Collection[str] = (),
+        exporter: Callable[..., Any] | None = None,
     ) -> None:
         super().__init__(TorchGraph(model), plan, encodings)
         unknown = sorted(set(fixed) - set(plan.grids))
         if unknown:
             raise SpecError(f"The plan has no grid {unknown[0]!r} that could be kept fixed: name keys of its grids.")
         self._origin = _Origin(model)
+        self._exporter = exporter
         self._decayed = _multiplied(model.graph)
         known = dict(self.graph.named_values())
         kept = {plan.source(key) for key, grid in plan.grids.items() if key in fixed or _is_fixed(grid)}
@@ -159,6 +168,21 @@ class Trainable(QuantizedGraph):
             else:
                 pinned[key] = self._learned(key).encoding()
         return Trained(folded(self._origin.model, self.graph), {**pinned, **biases}, pinned)
+
+    def export(self, output: str | Path, **options: Any) -> Any:
+        """Write the artifact of the module as it is now, score the file that was written, and return the result.
+
+        Args:
+            output: folder for the files.
+            options: metric, higher_is_better, eval_data, eval_samples, preprocess and progress, as in `quantize`.
+
+        Raises:
+            SpecError: the module was made without a model file, data and target to export with.
+            FewbitsError: training diverged, an option cannot be used, or the folder cannot be written.
+        """
+        if self._exporter is None:
+            raise SpecError("This module has nothing to export with: make it with fewbits.qat.trainable.")
+        return self._exporter(self, output, **options)
 
 
 class BiasQuantizer(Quantizer):

@@ -15,6 +15,7 @@ from fewbits.improvement.methods import Effort, Kind, Method
 from fewbits.improvement.result import Improved
 from fewbits.improvement.rounded_store import RoundedStore
 from fewbits.improvement.smooth import smooth, tops_to_observe
+from fewbits.quantization.encode import Encoded
 from fewbits.quantization.layers import find_layers
 from fewbits.reporting.record import versions
 from fewbits.runtime.progress import Progress
@@ -184,11 +185,8 @@ def trained(state: State, samples: int, training: Training, *, progress: Progres
     calibration, made = state.calibration, state.made
     subject = calibration.subject
     hints = hint_names(subject.model) if training.hints else ()
-    teacher, student = (with_outputs(model, hints) for model in (state.floating, subject.model))
-    for key, values in made.encoded.biases.items():  # biases that take up the mean error of rounded weights
-        constant = student.graph.initializers[made.plan.grids[key].tensor]
-        if constant.const_value is not None and constant.const_value.size == values.size:
-            constant.const_value = ir.tensor(values.reshape(constant.const_value.shape.numpy()), name=constant.name)
+    student = with_biases(subject.model, made.plan, made.encoded)
+    teacher, student = (with_outputs(model, hints) for model in (state.floating, student))
     start = Start(teacher, student, made.plan, made.encodings)
     with threads(subject.options.threads):
         found = train_model(start, _feeds(calibration, samples), training, hints=hints, progress=progress)
@@ -209,6 +207,17 @@ def _key(method: Method, state: State, feeds: Iterable[Arrays], effort: Effort) 
     models = (model_key(state.floating), model_key(state.calibration.model))
     spent = (effort.granularity, effort.iterations, effort.seed, effort.with_activations)
     return key_of(versions(), models, plan_key(state.made.plan, state.made.encoded), data, method.name, spent)
+
+
+def with_biases(model: ir.Model, plan: Plan, encoded: Encoded) -> ir.Model:
+    """Return a copy of a float model with the biases of its quantized form, which make up for rounded weights."""
+    copy = model.clone()
+    for key, values in encoded.biases.items():
+        constant = copy.graph.initializers[plan.grids[key].tensor]
+        before = constant.const_value
+        if before is not None and before.size == values.size:
+            constant.const_value = ir.tensor(values.reshape(before.shape.numpy()), name=constant.name)
+    return copy
 
 
 def improved_subject(subject: Subject, found: Improved, kind: Kind) -> Subject:
