@@ -89,6 +89,22 @@ def test_six_bit_weights_live_in_int8():
     assert np.abs(stored.numpy()).max() <= 31
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("precision", ["w4a4", "w8a5", "w6a6"])
+def test_activations_narrower_than_their_container_end_where_their_grid_ends(precision, policy):
+    made = made_of("gemm", precision)
+    wide = {name: 3 * value for name, value in made.feeds.items()}
+    x, w, b = rounded(made, "x", wide["x"]), rounded(made, "w"), rounded(made, "b")
+    sums = np.maximum(x.astype(np.float64) @ w + b, 0)
+    encoding = made.encoding("y")
+    top = float((encoding.spec.qmax - encoding.zero_point) * encoding.scale)
+    assert sums.max() > 1.1 * top
+    found = session(made.quantized, policy)(wide)["y"]
+    assert found.max() == np.float32(top)
+    assert (np.abs(found - rounded(made, "y", sums)) / encoding.scale).max() < 1.01
+    assert (ops(made)["Clip"], ops(made_of("gemm", "w4a8"))["Clip"]) == (2, 0)
+
+
 def test_tied_weight_is_stored_once_and_its_float_is_gone():
     graph = made_of("tied_linear").quantized.graph
     assert [name for name in graph.initializers if name.startswith("w")] == ["w_q", "w_scale", "w_zero_point"]

@@ -133,10 +133,26 @@ class _Inserter:
     def _pair(self, key: str) -> ir.Value:
         grid = self.plan.grids[key]
         source = self._read(grid.converts) if grid.converts else self.values[grid.tensor]
-        scale, zero = self._parameters(key)
-        quantized = self._node("QuantizeLinear", [source, scale, zero], f"{key}_q", {})
-        quantized.dtype, quantized.shape = _ONNX_TYPES[grid.spec.dtype], source.shape
-        result = self._node("DequantizeLinear", [quantized, scale, zero], f"{key}_dq", {})
+        parameters = self._parameters(key)
+        result = self._on_grid(key, source, parameters, "")
+        if grid.spec.bits == grid.spec.dtype.bits or grid.fixed_range is not None:
+            return result
+        # the container has codes that the grid lacks, and QuantizeLinear clips to those of the container
+        encoding, spec = self.encoded.encodings[key], grid.spec
+        bounds = [
+            (np.float32(q - encoding.zero_point) * encoding.scale).astype(np.float32) for q in (spec.qmin, spec.qmax)
+        ]
+        limits = [
+            self._initializer(f"{key}_{end}", ir.Tensor(b)) for end, b in zip(("low", "high"), bounds, strict=True)
+        ]
+        clipped = self._node("Clip", [result, *limits], f"{key}_clipped", {}, domain="")
+        clipped.dtype, clipped.shape = ir.DataType.FLOAT, source.shape
+        return self._on_grid(key, clipped, parameters, "_clipped")
+
+    def _on_grid(self, key: str, source: ir.Value, parameters: tuple[ir.Value, ir.Value], suffix: str) -> ir.Value:
+        quantized = self._node("QuantizeLinear", [source, *parameters], f"{key}{suffix}_q", {})
+        quantized.dtype, quantized.shape = _ONNX_TYPES[self.plan.grids[key].spec.dtype], source.shape
+        result = self._node("DequantizeLinear", [quantized, *parameters], f"{key}{suffix}_dq", {})
         result.dtype, result.shape = ir.DataType.FLOAT, source.shape
         return result
 
