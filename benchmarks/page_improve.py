@@ -54,9 +54,21 @@ def speed() -> str:
     return (
         f"cifar10_resnet20 w4a8 in one run (`benchmarks/adaround_speed.py`), the same samples and threads; aimet-onnx with {peer['iterations']} iterations:\n\n"
         + table(("tool", "nearest", "score", "seconds", "times as fast"), rows)
-        + f"\n{when}\n20 and 56 layers (2.8 times as many), from the table above, on a quiet machine: {', '.join(grown)}.\n\n{measured}"
+        + f"\n{when}\n{memory()}\n20 and 56 layers (2.8 times as many), from the table above, on a quiet machine: {', '.join(grown)}.\n\n{measured}"
     )  # fmt: skip
 
 
 if __name__ == "__main__":
     print(improved())
+
+
+def memory() -> str:
+    """Return the peaks of memory under several ceilings."""
+    results, when = load("improve_memory")
+    rows = results["rows"]
+    peaks = ", ".join(f"{row['peak_mb']:.0f} MB under {row['ceiling_mb']} MB" for row in rows)
+    same = "equal to the last bit" if len({row["weights"] for row in rows}) == 1 else "NOT equal"
+    return (
+        f"Peak memory of gptq on resnet56 w4a8 with 1,000 samples (`benchmarks/improve_memory.py`), whole process, by the "
+        f"ceiling for activations: {peaks}. The files are {same}.\n\n{when}"
+    )

@@ -8,6 +8,7 @@ from networks import NETWORKS
 from page import HERE, decimals, load, table
 from page_amp import amp
 from page_improve import improved
+from page_qat import trained
 from page_qnn import exchange, qnn
 
 PAGE = HERE.parent / "docs" / "results.md"
@@ -51,6 +52,7 @@ def main() -> None:
         lite(),
         amp(),
         improved(),
+        trained(),
         qnn(),
         exchange(),
         memory(),
