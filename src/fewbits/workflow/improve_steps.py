@@ -115,11 +115,7 @@ def _stronger(verb: str, rows: Sequence[MethodRow], options: Mapping[str, Any]) 
     usual = Effort()
     spent = {name: getattr(effort, name) for name in ("iterations", "seed", "device")}
     flags: dict[str, Any] = {name: value for name, value in spent.items() if value != getattr(usual, name)}
-    if "qat" in tried:
-        return
-    if "adaround" in tried and effort.granularity == "block":
-        start = ",".join((*equalizations, "gptq,qat"))
-        yield "train through the rounding", command_line("qat", given, only=only, method=start)
+    if "qat" in tried or ("adaround" in tried and effort.granularity == "block"):
         return
     if "adaround" in tried:
         why, names, flags = (

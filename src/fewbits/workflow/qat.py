@@ -26,8 +26,6 @@ from fewbits.workflow.stages import Watcher
 from fewbits.workflow.writing import Options
 
 if TYPE_CHECKING:
-    import torch
-
     from fewbits.training.torch_trainable import Trainable
 
 PRECISION = "w4a8"
@@ -140,7 +138,7 @@ def trainable(
 
 
 def from_torch(
-    module: "torch.nn.Module",
+    module: Any,
     example_inputs: Any,
     *,
     data: DataLike,
