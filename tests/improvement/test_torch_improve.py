@@ -222,11 +222,11 @@ def test_nothing_given_is_changed(name):
 def test_a_second_run_finds_finished_layers(tmp_path, monkeypatch, name):
     case = mixed_case()
     with Store(tmp_path / "store.sqlite") as store:
-        first = case.improved(name, store=RoundedStore(store, "key"))
+        first = case.improved(name, store=RoundedStore(store, lambda: "key"))
         forbid_solvers(monkeypatch)
-        again = case.improved(name, store=RoundedStore(store, "key"))
+        again = case.improved(name, store=RoundedStore(store, lambda: "key"))
         with pytest.raises(AssertionError, match="solved again"):
-            case.improved(name, store=RoundedStore(store, "another key"))
+            case.improved(name, store=RoundedStore(store, lambda: "another key"))
     assert same_bits(first.model, again.model)
     assert again.errors == first.errors
     assert again.changed == first.changed
@@ -262,9 +262,9 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch, 
 
         monkeypatch.setattr(RoundedStore, "keep", keep)
         with pytest.raises(KeyboardInterrupt):
-            case.improved(name, store=RoundedStore(store, "key"))
+            case.improved(name, store=RoundedStore(store, lambda: "key"))
         monkeypatch.setattr(RoundedStore, "keep", kept)
-        found = case.improved(name, store=RoundedStore(store, "key"))
+        found = case.improved(name, store=RoundedStore(store, lambda: "key"))
     assert same_bits(found.model, improved("mixed", name).model)
 
 

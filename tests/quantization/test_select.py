@@ -71,3 +71,14 @@ def test_nothing_is_tried_where_nothing_can_be_chosen(precision):
 def test_fixed_and_shared_ranges_are_not_up_for_choice():
     assert narrow_tensors(plan_of("sigmoid")) == ("c", "x")
     assert set(narrow_tensors(plan_of("maxpool_flatten"))) == {"r", "x"}
+
+
+def test_what_is_pinned_is_not_tried():
+    plan = plan_of("residual")
+    tensors = narrow_tensors(plan)
+    measure = Measure(dict.fromkeys(tensors, Percentile(99.99)))
+    assert choose_ranges(plan, Ranges(), measure, tensors).trials == ()
+    assert measure.calls == []
+    chosen = choose_ranges(plan, Ranges(), measure, tensors[1:]).ranges
+    assert set(chosen.by_tensor) <= {tensors[0]}
+    assert measure.calls

@@ -26,11 +26,15 @@ def figures(calibration, workers=None, *, count=6, **options):
     return list(found.figures.items())
 
 
-def require_equal(one, other):
-    assert (one.samples, one.aliases) == (other.samples, other.aliases)
-    assert one.histograms == other.histograms
-    assert list(one.moments) == list(other.moments)
+def differences(one, other):
+    """Return what two calibrations do not have alike, bit for bit."""
+    found = [name for name in ("samples", "aliases", "histograms") if getattr(one, name) != getattr(other, name)]
+    if list(one.moments) != list(other.moments):
+        return [*found, "moments"]
     for node, moment in one.moments.items():
-        assert moment.rows == other.moments[node].rows
-        for name in ("_offset", "_square", "_sum"):
-            np.testing.assert_array_equal(getattr(moment, name), getattr(other.moments[node], name), err_msg=node)
+        there = other.moments[node]
+        if moment.rows != there.rows:
+            found.append(f"{node} rows")
+        parts = ((name, getattr(moment, name), getattr(there, name)) for name in ("_offset", "_square", "_sum"))
+        found += [f"{node} {name}" for name, a, b in parts if not np.array_equal(a, b)]
+    return found

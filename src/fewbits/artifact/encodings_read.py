@@ -15,7 +15,7 @@ from fewbits.artifact.encodings_json import VERSION
 from fewbits.artifact.encodings_versions import as_1_0_0
 from fewbits.errors import SpecError
 from fewbits.graph.topology import channel_axis, constant, op_rule
-from fewbits.numerics.affine import broadcast_grid
+from fewbits.numerics.affine import broadcast_grid, stored_shape
 from fewbits.spec.dtypes import DType, Granularity, PerBlock, PerChannel, PerTensor, QuantSpec
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.given import Edge, GivenGrids
@@ -133,7 +133,9 @@ class _Reader:
         """Return an encoding; raise where it does not fit the tensor that it is for."""
         tensor = constant(self._graph.initializers.get(str(entry["name"])))
         if tensor is not None:
-            broadcast_grid(tuple(tensor.shape.numpy()), found)
+            shape = tuple(tensor.shape.numpy())
+            is_bias = found.spec.dtype is DType.INT32
+            broadcast_grid(stored_shape(shape, found) if is_bias else shape, found)
         return found
 
     def _wrong(self, entry: Any, error: Exception) -> SpecError:

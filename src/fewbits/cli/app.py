@@ -24,7 +24,6 @@ from fewbits.cli import (
     improve,
     litemp,
     model,
-    qat,
     quantize,
     report,
     submit,
@@ -108,7 +107,7 @@ app.command("litemp")(litemp.litemp)
 app.command("amp")(amp.amp)
 app.command("adaround")(improve.adaround)
 app.command("improve")(improve.improve)
-app.command("qat")(qat.qat)
+app.command("qat")(improve.qat)
 app.command("evaluate")(check.evaluate)
 app.command("export")(baseline.export)
 app.command("verify")(check.verify)

@@ -1,4 +1,4 @@
-"""Commands adaround and improve: step 4 of the workflow."""
+"""Commands adaround, improve and qat: steps 4 and 5 of the workflow."""
 
 import re
 from pathlib import Path
@@ -42,10 +42,12 @@ from fewbits.cli.options import (
 )
 from fewbits.errors import SpecError
 from fewbits.improvement.methods import NAMES, Effort
+from fewbits.training.schedule import Training
 
-EFFORT = Effort()
+EFFORT, TRAINING = Effort(), Training()
+MEMORY = "4GB"
 _METHODS = ", ".join(NAMES)
-_ROUNDING = "Rounding"
+_ROUNDING, _TRAINING = "Rounding", "Training"
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 _Precision = Annotated[
@@ -92,6 +94,25 @@ _WithActivations = Annotated[
     bool,
     typer.Option("--with-activations", help="Layers read activations that are rounded.", rich_help_panel=_ROUNDING),
 ]
+_Steps = Annotated[int, typer.Option("--steps", min=1, help="Of the optimizer, at most.", rich_help_panel=_TRAINING)]
+_TrainBatch = Annotated[int, typer.Option("--train-batch", min=1, help="Samples per step.", rich_help_panel=_TRAINING)]
+_Rate = Annotated[
+    float | None,
+    typer.Option(
+        "--rate",
+        metavar="R",
+        help="Learning rate: a share of each parameter's own size.",
+        rich_help_panel=_TRAINING,
+        show_default="by a short test",
+    ),
+]
+_Minutes = Annotated[
+    float | None,
+    typer.Option("--minutes", metavar="T", help="Train no longer than this.", rich_help_panel=_TRAINING),
+]
+_Hints = Annotated[
+    bool, typer.Option("--hints/--no-hints", help="Outputs of blocks count, too.", rich_help_panel=_TRAINING)
+]
 
 
 def adaround(
@@ -103,7 +124,7 @@ def adaround(
     method: _Methods = "gptq,adaround",
     granularity: _Granularity = EFFORT.granularity,
     iterations: _Iterations = EFFORT.iterations,
-    memory: _Memory = "4GB",
+    memory: _Memory = MEMORY,
     seed: _Seed = EFFORT.seed,
     device: _Device = EFFORT.device,
     with_activations: _WithActivations = EFFORT.with_activations,
@@ -151,7 +172,7 @@ def improve(
     auto: _Auto = False,
     granularity: _Granularity = EFFORT.granularity,
     iterations: _Iterations = EFFORT.iterations,
-    memory: _Memory = "4GB",
+    memory: _Memory = MEMORY,
     seed: _Seed = EFFORT.seed,
     device: _Device = EFFORT.device,
     with_activations: _WithActivations = EFFORT.with_activations,
@@ -189,28 +210,82 @@ def improve(
     _run("improve", locals())
 
 
+def qat(
+    model: Model,
+    *,
+    data: Data,
+    output: OutputFolder,
+    precision: _Precision = "w4a8",
+    method: _Methods = "gptq,qat",
+    steps: _Steps = TRAINING.steps,
+    train_batch: _TrainBatch = TRAINING.batch_size,
+    rate: _Rate = None,
+    minutes: _Minutes = None,
+    hints: _Hints = TRAINING.hints,
+    memory: _Memory = MEMORY,
+    seed: _Seed = TRAINING.seed,
+    device: _Device = TRAINING.device,
+    clips: _Clips = "exact",
+    score_each: _ScoreEach = False,
+    profile: _Profile = None,
+    max_drop: MaxDrop = None,
+    min_sqnr: MinSqnr = None,
+    target: Target = "qnn-htp-v73",
+    metric: Metric = None,
+    higher_is_better: HigherIsBetter = None,
+    eval_data: EvalData = None,
+    samples: Samples = 400,
+    eval_samples: EvalSamples = None,
+    ranges: Ranges = "auto",
+    weight_ranges: WeightRanges = "auto",
+    bias_correction: BiasCorrection = True,
+    dim: Dims = None,
+    simplify: Simplify = True,
+    preset: Preset = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    channel_order: ChannelOrder = None,
+    layout: Layout = None,
+    provider: Provider = "cpu",
+    threads: Threads = 0,
+    batch_size: BatchSize = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Step 5: train the quantized model to give what the float model gives; no labels are needed."""
+    _run("qat", locals())
+
+
 def _run(name: str, given: dict[str, Any]) -> None:
-    """Run one of the two verbs with the options of its command, and print what came of it."""
+    """Run one of the verbs with the options of its command, and print what came of it."""
     from fewbits.cli import show_improve
     from fewbits.cli.progress import Bars
-    from fewbits.workflow import improve as verbs
+    from fewbits.workflow import improve, qat
 
     images = ("resize", "crop", "mean", "std", "scale", "channel_order", "layout")
     made = {
         "methods": given.pop("method"),
         "effort": parse_effort(
-            given.pop("granularity"), given.pop("iterations"), given.pop("memory"), seed=given.pop("seed"),
-            device=given.pop("device"), with_activations=given.pop("with_activations"),
+            given.pop("granularity", EFFORT.granularity), given.pop("iterations", EFFORT.iterations),
+            given.pop("memory"), seed=given["seed"], device=given["device"],
+            with_activations=given.pop("with_activations", EFFORT.with_activations),
         ),
         "dims": parse_dims(given.pop("dim")),
         "preprocess": parse_preprocess(given.pop("preset"), **{step: given.pop(step) for step in images}),
         "run_options": parse_run_options(given.pop("provider"), given.pop("threads")),
     }  # fmt: skip
+    if "steps" in given:
+        made["training"] = _training(given)
     json, quiet = given.pop("json"), given.pop("quiet")
     if "auto" in given:
         given["auto"] = given["auto"] or None
+    given = {key: value for key, value in given.items() if key not in ("seed", "device")}
+    verb = {"adaround": improve.adaround, "improve": improve.improve, "qat": qat.train}[name]
     with Bars(quiet=quiet or json) as bars:
-        result = getattr(verbs, name)(given.pop("model"), **given, **made, progress=bars)
+        result = verb(given.pop("model"), **given, **made, progress=bars)
     if json:
         show_improve.result_json(result)
     elif not quiet:
@@ -226,6 +301,12 @@ def parse_effort(
         SpecError: an option cannot be.
     """
     return Effort(granularity, iterations, parse_size(memory), seed, device, with_activations)
+
+
+def _training(given: dict[str, Any]) -> Training:
+    """Return how training goes; its own options are taken out of `given`."""
+    own = {name: given.pop(name) for name in ("steps", "rate", "minutes", "hints")}
+    return Training(**own, batch_size=given.pop("train_batch"), seed=given["seed"], device=given["device"])
 
 
 def parse_size(text: str) -> int:

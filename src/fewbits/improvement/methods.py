@@ -73,7 +73,7 @@ class Effort:
 
     granularity: str = "layer"
     iterations: int = 300
-    ceiling: int = 4 << 30
+    ceiling: int = 4_000_000_000
     seed: int = 0
     device: str = "cpu"
     with_activations: bool = False

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,15 @@ class RoundedStore:
 
     Args:
         store: where they are; None keeps nothing.
-        key: hash of everything that they depend on: models, data, method, effort.
+        key: returns the hash of everything that they depend on: models, data, method, effort; called on first use.
     """
 
-    def __init__(self, store: Store | None = None, key: str = "") -> None:
-        self._store, self._key = store, key
+    def __init__(self, store: Store | None = None, key: Callable[[], str] = str) -> None:
+        self._store, self._make_key = store, key
+
+    @cached_property
+    def _key(self) -> str:
+        return self._make_key()
 
     def known(self, node: str) -> Rounded | None:
         """Return what is known of a layer, or None.

@@ -10,12 +10,9 @@ import torch
 from fewbits.artifact.folder import temporary_folder
 from fewbits.errors import OutputError
 
-CEILING = 4 << 30
-"""Bytes of activations that are held in memory at most."""
-
 
 @contextmanager
-def open_cache(ceiling: int = CEILING) -> Iterator["Cache"]:
+def open_cache(ceiling: int) -> Iterator["Cache"]:
     """Lend a cache whose files are removed at the end.
 
     Args:

@@ -92,6 +92,14 @@ def fake_quantize(x: npt.ArrayLike, encoding: Encoding) -> F32:
     return steps
 
 
+def stored_shape(shape: tuple[int, ...], encoding: Encoding) -> tuple[int, ...]:
+    """Return the shape in which a bias is stored: one row of any rank is a vector of one value per channel."""
+    granularity = encoding.spec.granularity
+    if not isinstance(granularity, PerChannel):
+        return shape
+    return (encoding.scale.size,) if granularity.axis == 0 else (*shape[:-1], encoding.scale.size)
+
+
 def broadcast_grid(shape: tuple[int, ...], encoding: Encoding) -> tuple[F32, npt.NDArray[np.int64]]:
     """Return scale and zero point in one layout that broadcasts against a tensor of `shape`, for every granularity.
 

@@ -5,7 +5,7 @@ are tried first, then one run of tensors after the other (in topological order) 
 kept there when the output error falls. Every trial is one pass of the quantized model over the same few samples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from fewbits.numerics.ranges import Estimator, MinMax, Mse, Percentile
@@ -36,15 +36,19 @@ class Selection:
     trials: tuple[tuple[str, float], ...]
 
 
-def choose_ranges(plan: Plan, base: Ranges, measure: Callable[[Ranges], float]) -> Selection:
+def choose_ranges(
+    plan: Plan, base: Ranges, measure: Callable[[Ranges], float], pinned: Collection[str] = ()
+) -> Selection:
     """Return ranges with a small output error; grids of more than 8 bits keep the whole range that was observed.
 
     Args:
         plan: the plan to encode; only activations of 8 bits or fewer leave something to choose.
         base: settings that are not up for choice (weights, biases).
         measure: relative output error of the quantized model under given ranges; called at most MOST_TRIALS times.
+        pinned: tensors whose encodings are fixed, so that nothing is to be chosen for them.
     """
-    tensors, base = narrow_tensors(plan), replace(base, wide=MinMax())
+    tensors = tuple(name for name in narrow_tensors(plan) if name not in pinned)
+    base = replace(base, wide=MinMax())
     if not tensors:
         return Selection(replace(base, activations=CANDIDATES[0]), ())
     trials: list[tuple[str, float]] = []

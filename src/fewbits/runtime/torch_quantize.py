@@ -8,9 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from fewbits.numerics.affine import broadcast_grid
+from fewbits.numerics.affine import broadcast_grid, stored_shape
 from fewbits.runtime.torch_graph import OnnxNamed, Step, Tensors, TorchGraph
-from fewbits.spec.dtypes import PerChannel
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
 from fewbits.spec.precision import FP16
@@ -132,7 +131,7 @@ class QuantizedGraph(nn.Module):
         for key, grid in plan.grids.items():
             shape = tuple(known[grid.tensor].shape) if grid.tensor in known else ()
             if grid.role is Role.BIAS:
-                shape = _widened(shape, encodings[key])
+                shape = stored_shape(shape, encodings[key])
             self.quantizers.set_quantizer(key, FakeQuantizer(encodings[key], shape))
         for key, values in (biases or {}).items():
             self.biases.set_tensor(key, torch.from_numpy(np.array(values, np.float32)))
@@ -179,11 +178,3 @@ class QuantizedGraph(nn.Module):
             value if value is None or name not in self.plan.outputs else self.quantizer(self.plan.outputs[name])(value)
             for name, value in zip(step.writes, outputs, strict=False)
         )
-
-
-def _widened(shape: tuple[int, ...], encoding: Encoding) -> tuple[int, ...]:
-    """Return the shape in which a bias is stored: one row of any rank is a vector of one value per channel."""
-    granularity = encoding.spec.granularity
-    if not isinstance(granularity, PerChannel):
-        return shape
-    return (encoding.scale.size,) if granularity.axis == 0 else (*shape[:-1], encoding.scale.size)

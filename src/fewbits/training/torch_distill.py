@@ -77,7 +77,7 @@ class Distillation:
                 for name, value in self.teacher(batch).items():
                     if value.is_floating_point() and value.numel():
                         wide = value.double()
-                        parts = torch.stack([wide.sum(), wide.pow(2).sum(), torch.tensor(float(value.numel()))])
+                        parts = torch.stack([wide.sum(), wide.pow(2).sum(), wide.new_tensor(value.numel())])
                         sums.setdefault(name, []).append(parts)
         for name, found in sums.items():
             total, square, count = (float(v) for v in torch.stack(found).sum(0))

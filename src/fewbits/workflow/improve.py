@@ -90,6 +90,7 @@ def improve(
     methods: Sequence[str] | str | None = None,
     auto: bool | None = None,
     effort: Effort | None = None,
+    training: Training | None = None,
     clips: str = "exact",
     score_each: bool = False,
     output: str | Path | None = None,
@@ -122,11 +123,12 @@ def improve(
         model: a path, bytes, a model in memory, or the output folder of an earlier run, whose pinned encodings stay.
         data: calibration data: an image folder, .npz, .npy, a folder of them, an input list, file.py:function, arrays.
         precision: of every node that `profile` does not name.
-        methods: cle, smooth, bias-correction, seq-mse, gptq, adaround, in the order in which they are applied; None
-            tries all.
+        methods: cle, smooth, bias-correction, seq-mse, gptq, adaround, qat, in the order in which they are applied;
+            None tries all but qat.
         auto: try the cheap ones first, each on the best so far, and keep what helps: the output error falls or the
             score rises, and the score does not fall; None is yes where no method is named.
         effort: of the methods that round: granularity, iterations, memory, seed, device.
+        training: of qat: steps, rate, time, hints, seed, device.
         clips: what becomes of a Clip between two layers that are equalized: exact, decline or replace.
         score_each: score after every method.
         output: folder; None writes nothing.
@@ -328,7 +330,7 @@ def _wanted(options: Options) -> Wanted:
     profile = open_profile(options["precision"], options["profile"])
     _check_widths(profile, methods)
     effort, training = options["effort"] or Effort(), options.get("training") or Training()
-    _need_torch(methods, effort, training)
+    _check_torch(methods, effort, training)
     return Wanted(methods, auto, bool(options["score_each"]), profile, effort, training, clips)
 
 
@@ -344,15 +346,24 @@ def _check_widths(profile: Profile, methods: Sequence[Method]) -> None:
         )
 
 
-def _need_torch(methods: Sequence[Method], effort: Effort, training: Training) -> None:
+def _check_torch(methods: Sequence[Method], effort: Effort, training: Training) -> None:
     rounding = [method.name for method in methods if method.kind is not Kind.EQUALIZE]
     if not rounding:
         return
-    if importlib.util.find_spec("torch") is None:
-        raise MissingExtraError(
-            f"{rounding[0]} needs torch: pip install 'fewbits[torch]', or choose of cle and smooth, which do not."
-        )
+    need_torch(rounding[0])
     from fewbits.improvement.torch_improve import check_device
 
     for device in (effort.device, training.device):
         check_device(device)
+
+
+def need_torch(method: str) -> None:
+    """Refuse a method where torch is missing.
+
+    Raises:
+        MissingExtraError: it is.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtraError(
+            f"{method} needs torch: pip install 'fewbits[torch]', or choose of cle and smooth, which do not."
+        )

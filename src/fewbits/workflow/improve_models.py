@@ -1,6 +1,6 @@
 """How one method changes a model: which float model it aims at, what it hands back, and the subject made from that."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -166,9 +166,11 @@ def rounded(
     calibration, made = state.calibration, state.made
     subject = calibration.subject
     start = Start(state.floating, subject.model, made.plan, made.encodings)
-    kept = RoundedStore(store, _key(method, state, _feeds(calibration, samples), effort))
+    read: list[str] = []  # hashes of the batches: all of them are read before the first layer's turn
+    kept = RoundedStore(store, lambda: _key(method, state, read, effort))
+    feeds = _noted(_feeds(calibration, samples), read)
     with threads(subject.options.threads):
-        return round_model(method.name, start, _feeds(calibration, samples), effort, store=kept, progress=progress)
+        return round_model(method.name, start, feeds, effort, store=kept, progress=progress)
 
 
 def trained(state: State, samples: int, training: Training, *, progress: Progress) -> Improved:
@@ -201,12 +203,18 @@ def _feeds(calibration: Calibration, samples: int) -> Iterator[Arrays]:
     yield from (dict(batch.feeds) for batch in subject.data.batches(size, samples))
 
 
-def _key(method: Method, state: State, feeds: Iterable[Arrays], effort: Effort) -> str:
-    """Return the content hash of all that rounded layers depend on; the feeds, batch by batch, stand for the data."""
-    data = [key_of(dict(arrays)) for arrays in feeds]
+def _noted(feeds: Iterable[Arrays], read: list[str]) -> Iterator[Arrays]:
+    """Yield `feeds`, and note the content hash of each."""
+    for arrays in feeds:
+        read.append(key_of(dict(arrays)))
+        yield arrays
+
+
+def _key(method: Method, state: State, data: Sequence[str], effort: Effort) -> str:
+    """Return the content hash of all that rounded layers depend on; `data` are the hashes of the batches."""
     models = (model_key(state.floating), model_key(state.calibration.model))
     spent = (effort.granularity, effort.iterations, effort.seed, effort.with_activations)
-    return key_of(versions(), models, plan_key(state.made.plan, state.made.encoded), data, method.name, spent)
+    return key_of(versions(), models, plan_key(state.made.plan, state.made.encoded), list(data), method.name, spent)
 
 
 def with_biases(model: ir.Model, plan: Plan, encoded: Encoded) -> ir.Model:

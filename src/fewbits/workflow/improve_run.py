@@ -168,7 +168,15 @@ class ImproveRun:
         begin = time.perf_counter()
         found, trial = self._apply(method, state)
         if trial is None:
-            self.rows.append(_row(method, found, time.perf_counter() - begin, None, (False, "it changed nothing")))
+            self.rows.append(
+                _row(
+                    method,
+                    found,
+                    time.perf_counter() - begin,
+                    None,
+                    (False, "; ".join(found.notes) or "it changed nothing"),
+                )
+            )
             return state, figures
         seconds = time.perf_counter() - begin
         reached = self.figures(trial, method.name, with_score=self.wanted.auto or self.wanted.score_each)

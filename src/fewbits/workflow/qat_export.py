@@ -21,9 +21,6 @@ from fewbits.workflow.writing import Options
 if TYPE_CHECKING:
     from fewbits.training.torch_trainable import Trainable
 
-PINNED_RANGES = "minmax"
-"""What ranges are called where every grid is pinned and none is looked for."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exporter:
@@ -76,7 +73,7 @@ class Exporter:
                 preprocess=preprocess,
             )  # fmt: skip
             calibration = calibrate_subject(subject, samples=samples, stages=stages)
-            made = quantize_calibrated(calibration, self.made.profile, ranges=PINNED_RANGES, bias_correction=False)
+            made = quantize_calibrated(calibration, self.made.profile, bias_correction=False)
             with stages.stage("score float", scoring.limit) as told:
                 before = scoring.score_float(told)
             done = finish("qat", folder, calibration, scoring, made, before=before, stages=stages, options=options)

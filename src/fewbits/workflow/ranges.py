@@ -60,7 +60,7 @@ def resolve_ranges(
     if ranges != AUTO:
         return Selection(Ranges(parse_estimator(ranges), weights, bias_correction), ())
     trial = _Trial(calibration, plan, pinned)
-    return choose_ranges(plan, Ranges(weights=weights, correct_biases=bias_correction), trial.error)
+    return choose_ranges(plan, Ranges(weights=weights, correct_biases=bias_correction), trial.error, pinned)
 
 
 class _Trial:
