@@ -20,7 +20,7 @@ from fewbits.reporting.read import read_any
 from fewbits.reporting.record import read_record
 from fewbits.runtime.session import RunOptions
 from fewbits.spec.precision import Precision
-from fewbits.workflow import amp as module
+from fewbits.workflow import ready
 from fewbits.workflow.amp import amp
 from fewbits.workflow.export import export
 from fewbits.workflow.quantized import quantize_calibrated
@@ -378,7 +378,7 @@ def test_predictions_with_gradients(tiny, tmp_path):
     ],
 )
 def test_options_are_refused_before_anything_runs(tiny, monkeypatch, tmp_path, options, message):
-    monkeypatch.setattr(module, "open_subject", None)
+    monkeypatch.setattr(ready, "open_subject", None)
     with pytest.raises(SpecError, match=message):
         amp(tiny.model, data=tiny.calib, output=tmp_path / "o", **{**BRUTE, **options})
     assert not (tmp_path / "o").exists()

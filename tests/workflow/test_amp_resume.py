@@ -145,9 +145,9 @@ def test_ctrl_c_while_files_are_published_leaves_a_whole_folder(tiny, tmp_path, 
 
     published, original = [], amp_run.publish
 
-    def stopping(best, record, folder):
-        original(best, record, folder)
-        published.append(best)
+    def stopping(source, made, record, folder):
+        original(source, made, record, folder)
+        published.append(source)
         if len(published) == 3:
             raise KeyboardInterrupt
 

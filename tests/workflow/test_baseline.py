@@ -18,8 +18,7 @@ from fewbits.graph.prepare import prepare
 from fewbits.runtime.data import Preprocess
 from fewbits.runtime.session import RunOptions
 from fewbits.spec.target import load_target
-from fewbits.workflow import baseline as module
-from fewbits.workflow import candidates
+from fewbits.workflow import candidates, ready
 from fewbits.workflow.baseline import PRECISIONS, baseline
 from fewbits.workflow.export import export
 from fewbits.workflow.next_step import next_steps
@@ -133,7 +132,7 @@ def test_label_free_verdict_rests_on_a_stated_threshold(tiny):
     ],
 )
 def test_options_are_refused_before_anything_runs(tiny, monkeypatch, options, message):
-    monkeypatch.setattr(module, "open_subject", None)
+    monkeypatch.setattr(ready, "open_subject", None)
     with pytest.raises(SpecError, match=message):
         baseline(tiny.model, data=tiny.calib, **options)
 

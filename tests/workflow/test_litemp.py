@@ -18,8 +18,7 @@ from fewbits.reporting.read import read_any
 from fewbits.reporting.record import read_record
 from fewbits.runtime.session import RunOptions
 from fewbits.runtime.store import STORE
-from fewbits.workflow import brute_force, candidates
-from fewbits.workflow import litemp as module
+from fewbits.workflow import brute_force, candidates, ready
 from fewbits.workflow.export import export
 from fewbits.workflow.litemp import litemp
 from fewbits.workflow.verdict import Status
@@ -231,7 +230,7 @@ def test_finished_percentages_stay_where_the_run_is_stopped(tiny, tmp_path, monk
 
 def test_without_torch_the_other_ranking_is_named(tiny, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(module, "open_subject", None)
+    monkeypatch.setattr(ready, "open_subject", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'fewbits\[torch\]', or measure by brute force"):
         litemp(tiny.model, data=tiny.calib, ranking="one-pass")
 
@@ -257,7 +256,7 @@ def test_without_torch_the_other_ranking_is_named(tiny, monkeypatch):
     ],
 )
 def test_options_are_refused_before_anything_runs(tiny, monkeypatch, tmp_path, options, message):
-    monkeypatch.setattr(module, "open_subject", None)
+    monkeypatch.setattr(ready, "open_subject", None)
     with pytest.raises(SpecError, match=message):
         litemp(tiny.model, data=tiny.calib, output=tmp_path / "o", **{**BRUTE, **options})
     assert not (tmp_path / "o").exists()

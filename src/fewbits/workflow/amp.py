@@ -7,8 +7,6 @@ from pathlib import Path
 
 from fewbits.analysis.evaluate import Evaluation
 from fewbits.errors import SpecError
-from fewbits.quantization.profile import Profile
-from fewbits.quantization.resolve import resolve
 from fewbits.reporting.amp_record import AmpRecord, Point
 from fewbits.runtime.data import Preprocess
 from fewbits.runtime.data.open import DataLike
@@ -18,20 +16,18 @@ from fewbits.runtime.store import STORE, Store
 from fewbits.spec.target import DEFAULT_TARGET, Target
 from fewbits.workflow.amp_run import AmpRun
 from fewbits.workflow.amp_wishes import Wishes
-from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate_subject
+from fewbits.workflow.calibrate import SAMPLES, Calibration
 from fewbits.workflow.candidates import Contest
-from fewbits.workflow.content_keys import model_key
 from fewbits.workflow.cost_context import CostContext
 from fewbits.workflow.cost_models import parse_cost
-from fewbits.workflow.goal import Goal, check_goal, open_goal
+from fewbits.workflow.goal import Goal, check_goal
 from fewbits.workflow.ranges import check_ranges
-from fewbits.workflow.score_memory import ScoreMemory
-from fewbits.workflow.scoring import MetricLike, Scoring, check_metric, open_scoring
+from fewbits.workflow.ready import Opened, Ready
+from fewbits.workflow.scoring import MetricLike, Scoring, check_metric
 from fewbits.workflow.sensitivity import SAMPLES as RANK_SAMPLES
 from fewbits.workflow.sensitivity import choose_method
 from fewbits.workflow.source import ModelLike
 from fewbits.workflow.stages import Stages, Watcher
-from fewbits.workflow.subject import open_subject
 from fewbits.workflow.workers_scoring import file_scorers
 from fewbits.workflow.writing import Options
 
@@ -103,6 +99,7 @@ def amp(
     batch_size: int | None = None,
     run_options: RunOptions | None = None,
     workers: Workers | None = None,
+    ready: Ready | None = None,
     progress: Watcher | None = None,
 ) -> AmpResult:
     """Find the cheapest assignment of precisions to groups of operators whose drop is acceptable.
@@ -146,6 +143,7 @@ def amp(
         batch_size: samples per call; None chooses one by the size of the tensors.
         run_options: provider and threads.
         workers: who calibrates, scores and measures; None is this process. The result is the same whoever does.
+        ready: what an earlier verb made ready from the same model and data; None does it.
         progress: told of each stage.
 
     Raises:
@@ -153,7 +151,8 @@ def amp(
             message says what to do.
     """
     begin = time.monotonic()
-    options: Options = {name: value for name, value in locals().items() if name not in ("progress", "begin")}
+    hidden = ("progress", "begin", "ready")
+    options: Options = {name: value for name, value in locals().items() if name not in hidden}
     wishes = Wishes.parse(
         candidates, keep=keep, at_least=at_least, max_share=max_share, budget=budget, time_limit=time_limit
     )
@@ -165,32 +164,20 @@ def amp(
     named = check_metric(metric, higher_is_better)
     stages = Stages(progress)
     folder = None if output is None else Path(output)
-    with stages.stage("prepare"):
-        subject = open_subject(
-            model, data=data, target=target, dims=dims, simplify=simplify, preprocess=preprocess,
-            batch_size=batch_size, run_options=run_options,
-        )  # fmt: skip
-        scoring = open_scoring(
-            subject, samples=samples, eval_data=eval_data, metric=named, eval_samples=eval_samples,
-            preprocess=preprocess,
-        )  # fmt: skip
-        for precision in wishes.precisions:
-            resolve(subject.model, Profile.parse(precision), subject.target)
+    opened = ready or Opened.of(options, named, stages).check(wishes.precisions)
     with Store(None if folder is None else folder / STORE) as store:
-        memory = ScoreMemory.open(store, scoring, subject)
-        with stages.stage("score float", scoring.limit) as told:
-            before = memory.remember(f"float {model_key(subject.reference_model)}", lambda: scoring.score_float(told))
-        goal = open_goal(max_drop, min_sqnr, before)
-        calibration = calibrate_subject(subject, samples=samples, stages=stages, workers=workers)
-        context = CostContext(calibration, store, stages)
+        if isinstance(opened, Opened):
+            opened = opened.score(options, stages, store).calibrate(options, stages, workers)
+        scoring, subject = opened.scoring, opened.calibration.subject
+        context = CostContext(opened.calibration, store, stages)
         with stages.stage("find costs"):
             costs = cost_model(context, wishes.precisions)
         wants_least_drop = budget is not None and max_drop is None and min_sqnr is None
         with file_scorers(scoring, subject, workers) as score:
             together = None if workers is None or workers.is_alone else score
-            contest = Contest(calibration, scoring, before, goal, stages, options, folder, memory, together)
+            contest = Contest.of(opened, stages, options, together)
             record = AmpRun(contest, wishes, context, costs, wants_least_drop, begin).run()
-    return AmpResult(before, goal, record, memory.runs, folder, calibration, scoring)
+    return AmpResult(opened.before, opened.goal, record, opened.memory.runs, folder, opened.calibration, scoring)
 
 
 def _ranking(name: str, samples: int) -> str:

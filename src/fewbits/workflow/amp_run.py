@@ -377,7 +377,7 @@ class AmpRun:
         self._published_runs = runs
         assert best.candidate is not None
         with staged(output) as folder:
-            publish(best.candidate, record, folder)
+            publish(output / folder_of(best.number), best.candidate.record, record, folder)
             if final:
                 report(folder)
 

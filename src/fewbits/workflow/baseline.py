@@ -17,16 +17,17 @@ from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.session import RunOptions
 from fewbits.spec.precision import Precision
 from fewbits.spec.target import DEFAULT_TARGET, Target
-from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate_subject
+from fewbits.workflow.calibrate import SAMPLES, Calibration
 from fewbits.workflow.candidates import Candidate, Contest, figures
-from fewbits.workflow.goal import Goal, check_goal, open_goal
+from fewbits.workflow.goal import Goal, check_goal
 from fewbits.workflow.next_step import next_steps
 from fewbits.workflow.ranges import check_ranges
+from fewbits.workflow.ready import Opened, Ready
 from fewbits.workflow.report import report
-from fewbits.workflow.scoring import MetricLike, Scoring, check_metric, open_scoring
+from fewbits.workflow.scoring import MetricLike, Scoring, check_metric
 from fewbits.workflow.source import ModelLike
 from fewbits.workflow.stages import Stages, Watcher
-from fewbits.workflow.subject import Subject, open_subject
+from fewbits.workflow.subject import Subject
 from fewbits.workflow.verdict import Outcome, Status, Verdict, conclude
 from fewbits.workflow.writing import Options
 
@@ -80,6 +81,7 @@ def baseline(
     preprocess: Preprocess | None = None,
     batch_size: int | None = None,
     run_options: RunOptions | None = None,
+    ready: Ready | None = None,
     progress: Watcher | None = None,
 ) -> BaselineResult:
     """Score a model in several precisions and conclude what it is sensitive to.
@@ -108,33 +110,26 @@ def baseline(
         preprocess: how images become inputs.
         batch_size: samples per call; None chooses one by the size of the tensors.
         run_options: provider and threads.
+        ready: what an earlier verb made ready from the same model and data; None does it.
         progress: told of each stage.
 
     Raises:
         FewbitsError: something that the caller gave cannot be used; the message says what to do.
     """
-    options: Options = {name: value for name, value in locals().items() if name != "progress"}
+    options: Options = {name: value for name, value in locals().items() if name not in ("progress", "ready")}
     wanted = _parse(precisions)
     check_ranges(ranges, weight_ranges)
     check_goal(max_drop, min_sqnr)
     named = check_metric(metric, higher_is_better)
     stages = Stages(progress)
     with staged(output) as folder:
-        with stages.stage("prepare"):
-            subject = open_subject(
-                model, data=data, target=target, dims=dims, simplify=simplify, preprocess=preprocess,
-                batch_size=batch_size, run_options=run_options,
-            )  # fmt: skip
-            scoring = open_scoring(
-                subject, samples=samples, eval_data=eval_data, metric=named, eval_samples=eval_samples,
-                preprocess=preprocess,
-            )  # fmt: skip
-            possible, refused = _possible(subject, wanted)
-        with stages.stage("score float", scoring.limit) as told:
-            before = scoring.score_float(told)
-        goal = open_goal(max_drop, min_sqnr, before)
-        calibration = calibrate_subject(subject, samples=samples, stages=stages)
-        contest = Contest(calibration, scoring, before, goal, stages, options, None if output is None else Path(output))
+        if ready is None:
+            opened = Opened.of(options, named, stages)
+            possible, refused = _possible(opened.subject, wanted)
+            ready = opened.score(options, stages).calibrate(options, stages)
+        else:
+            possible, refused = _possible(ready.calibration.subject, wanted)
+        contest = Contest.of(ready, stages, options)
         candidates = tuple(_candidate(contest, precision) for precision in possible)
         result = _result(contest, candidates, refused)
         if output is not None:

@@ -23,6 +23,7 @@ from fewbits.workflow.calibrate import Calibration
 from fewbits.workflow.finish import Finished, Written, complete, write_made
 from fewbits.workflow.goal import Goal
 from fewbits.workflow.quantized import Quantized, quantize_calibrated
+from fewbits.workflow.ready import Ready
 from fewbits.workflow.score_memory import ScoreMemory, artifact_hash
 from fewbits.workflow.scoring import Scoring
 from fewbits.workflow.stages import Stages
@@ -104,6 +105,13 @@ class Contest:
     output: Path | None
     memory: ScoreMemory = field(default_factory=ScoreMemory)
     score_files: ScoreFiles | None = None
+
+    @classmethod
+    def of(cls, ready: Ready, stages: Stages, options: Options, score_files: ScoreFiles | None = None) -> "Contest":
+        """Return the contest of a run with these options."""
+        output = None if options["output"] is None else Path(options["output"])
+        given = (ready.calibration, ready.scoring, ready.before, ready.goal)
+        return cls(*given, stages, options, output, ready.memory, score_files)
 
     def make(self, name: str, profile: Profile | str, *, ranges: Ranges | None = None) -> Quantized:
         """Quantize a candidate with the ranges that the caller asked for, or with those that another one came to.
@@ -200,28 +208,28 @@ class Contest:
         }
 
 
-def publish(best: Candidate, record: Any, folder: Path) -> None:
+def publish(source: Path, made: RunRecord, record: Any, folder: Path) -> None:
     """Make `folder` that of the best model, with a record that is the model's as well as the run's.
 
     Args:
-        best: was written to a folder of its own.
+        source: folder of the best model.
+        made: its record.
         record: of the run, a dataclass.
         folder: where the files go.
 
     Raises:
         OutputError: they cannot be copied.
     """
-    assert best.output is not None
-    for name in (*best.record.files, names.COMMANDS):
+    for name in (*made.files, names.COMMANDS):
         try:
-            shutil.copyfile(best.output / name, folder / name)
+            shutil.copyfile(source / name, folder / name)
         except OSError as error:
             raise OutputError(
-                f"Cannot write {name} to {str(best.output.parent)!r}: {error.strerror or error}. Choose another folder "
+                f"Cannot write {name} to {str(source.parent)!r}: {error.strerror or error}. Choose another folder "
                 f"with -o."
             ) from error
-    options = {**record.options, "precision": best.record.options["precision"]}
-    write_json(folder / names.RECORD, asdict(best.record) | asdict(record) | {"options": options})
+    options = {**record.options, "precision": made.options["precision"]}
+    write_json(folder / names.RECORD, asdict(made) | asdict(record) | {"options": options})
 
 
 def figures(candidate: Candidate, before: Evaluation) -> str:

@@ -20,10 +20,9 @@ from fewbits.runtime.session import RunOptions
 from fewbits.runtime.store import STORE, Store
 from fewbits.spec.target import DEFAULT_TARGET, Target
 from fewbits.training.schedule import Training
-from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate_subject
-from fewbits.workflow.content_keys import model_key
+from fewbits.workflow.calibrate import SAMPLES, Calibration
 from fewbits.workflow.finish import Finished, Written, complete, write_made
-from fewbits.workflow.goal import Goal, check_goal, open_goal
+from fewbits.workflow.goal import Goal, check_goal
 from fewbits.workflow.improve_models import State, check_clips, floating_model
 from fewbits.workflow.improve_run import Figures, ImproveRun, NothingToImproveError, Wanted
 from fewbits.workflow.improve_steps import MethodRow, check_order, steps_after
@@ -31,12 +30,11 @@ from fewbits.workflow.next_step import Steps
 from fewbits.workflow.profiles import open_profile
 from fewbits.workflow.quantized import Quantized
 from fewbits.workflow.ranges import check_ranges
+from fewbits.workflow.ready import Opened, Ready
 from fewbits.workflow.report import report
-from fewbits.workflow.score_memory import ScoreMemory
-from fewbits.workflow.scoring import MetricLike, Scoring, check_metric, open_scoring
+from fewbits.workflow.scoring import MetricLike, Scoring, check_metric
 from fewbits.workflow.source import ModelLike
 from fewbits.workflow.stages import Stages, Watcher
-from fewbits.workflow.subject import Subject, open_subject
 from fewbits.workflow.verdict import Status
 from fewbits.workflow.writing import Options, write_record
 
@@ -111,6 +109,7 @@ def improve(
     preprocess: Preprocess | None = None,
     batch_size: int | None = None,
     run_options: RunOptions | None = None,
+    ready: Ready | None = None,
     progress: Watcher | None = None,
 ) -> ImproveResult:
     """Give a quantized model better weights, without labels and without training, and write it.
@@ -149,6 +148,7 @@ def improve(
         preprocess: how images become inputs.
         batch_size: samples per call; None chooses one by the size of the tensors.
         run_options: provider and threads.
+        ready: what an earlier verb made ready from the same model and data; None does it.
         progress: told of each stage.
 
     Raises:
@@ -185,6 +185,7 @@ def adaround(
     preprocess: Preprocess | None = None,
     batch_size: int | None = None,
     run_options: RunOptions | None = None,
+    ready: Ready | None = None,
     progress: Watcher | None = None,
 ) -> ImproveResult:
     """Learn the rounding of every weight, starting from what gptq finds; all named methods are applied in their order.
@@ -199,11 +200,12 @@ def adaround(
 
 
 def run_verb(verb: str, options: Options, progress: Watcher | None) -> ImproveResult:
-    """Run one of the verbs that improve a model, with the options that the caller gave it.
+    """Run one of the verbs that improve a model, with the options that the caller gave it, `ready` among them or not.
 
     Raises:
         FewbitsError: something that the caller gave cannot be used.
     """
+    ready: Ready | None = options.pop("ready", None)
     wanted = _wanted(options)
     options |= {
         "methods": tuple(method.name for method in wanted.methods), "auto": wanted.auto, "effort": wanted.effort,
@@ -215,22 +217,13 @@ def run_verb(verb: str, options: Options, progress: Watcher | None) -> ImproveRe
     output = None if options["output"] is None else Path(options["output"])
     stages = Stages(progress)
     with staged(output) as folder:
-        with stages.stage("prepare"):
-            shared = ("data", "target", "dims", "simplify", "preprocess", "batch_size", "run_options")
-            subject = open_subject(options["model"], **{name: options[name] for name in shared})
-            scoring = open_scoring(
-                subject, samples=options["samples"], eval_data=options["eval_data"], metric=named,
-                eval_samples=options["eval_samples"], preprocess=options["preprocess"],
-            )  # fmt: skip
-            resolve(subject.model, wanted.profile, subject.target)
+        opened = ready or Opened.of(options, named, stages)
+        resolve(opened.subject.model, wanted.profile, opened.subject.target)
         with _store(output) as store:
-            memory = ScoreMemory.open(store, scoring, subject)
-            with stages.stage("score float", scoring.limit) as told:
-                key = f"float {model_key(subject.reference_model)}"
-                before = memory.remember(key, lambda: scoring.score_float(told))
-            goal = open_goal(options["max_drop"], options["min_sqnr"], before)
-            run = ImproveRun(wanted, scoring, before, goal, stages, options, store, memory)
-            return _run(verb, run, subject, folder, output)
+            if isinstance(opened, Opened):
+                opened = opened.score(options, stages, store).calibrate(options, stages)
+            given = (opened.scoring, opened.before, opened.goal, stages, options, store, opened.memory)
+            return _run(verb, ImproveRun(wanted, *given), opened.calibration, folder, output)
 
 
 @contextmanager
@@ -248,10 +241,9 @@ def _store(output: Path | None) -> Iterator[Store]:
         raise
 
 
-def _run(verb: str, run: ImproveRun, subject: Subject, folder: Path, output: Path | None) -> ImproveResult:
+def _run(verb: str, run: ImproveRun, calibration: Calibration, folder: Path, output: Path | None) -> ImproveResult:
     """Make the state before, improve it, and write what came of it."""
-    calibration = calibrate_subject(subject, samples=run.options["samples"], stages=run.stages)
-    floating, which, notes = floating_model(subject)
+    floating, which, notes = floating_model(calibration.subject)
     run.notes += notes
     begin = State(calibration, run.quantize(calibration, "as it is"), floating)
     start = run.figures(begin, "as it is", with_score=True)
@@ -266,6 +258,7 @@ def _run(verb: str, run: ImproveRun, subject: Subject, folder: Path, output: Pat
     write_record(folder, result.record)
     if output is not None:
         report(folder)
+    run.forget()
     return result
 
 

@@ -11,8 +11,6 @@ from fewbits.analysis.sensitivity import Sensitivity
 from fewbits.artifact.folder import staged
 from fewbits.errors import SpecError
 from fewbits.quantization.groups import Group, profile_of
-from fewbits.quantization.profile import Profile
-from fewbits.quantization.resolve import resolve
 from fewbits.reporting.litemp_record import LitempRecord, Step
 from fewbits.runtime.data import Preprocess
 from fewbits.runtime.data.open import DataLike
@@ -22,19 +20,19 @@ from fewbits.spec.precision import Precision
 from fewbits.spec.target import DEFAULT_TARGET, Target
 from fewbits.workflow.brute_force import SAMPLES as RANK_SAMPLES
 from fewbits.workflow.brute_force import brute_force
-from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate_subject
+from fewbits.workflow.calibrate import SAMPLES, Calibration
 from fewbits.workflow.candidates import Candidate, Contest, publish
-from fewbits.workflow.goal import Goal, check_goal, open_goal
+from fewbits.workflow.goal import Goal, check_goal
 from fewbits.workflow.lifting import lifted, lifted_together, lifting_order, mac_shares
 from fewbits.workflow.litemp_steps import Contestants, Lifted, reason_of, steps_after
 from fewbits.workflow.quantized import Quantized
 from fewbits.workflow.ranges import check_ranges
+from fewbits.workflow.ready import Opened, Ready
 from fewbits.workflow.report import report
-from fewbits.workflow.scoring import MetricLike, Scoring, check_metric, open_scoring
+from fewbits.workflow.scoring import MetricLike, Scoring, check_metric
 from fewbits.workflow.sensitivity import choose_method, one_pass
 from fewbits.workflow.source import ModelLike
 from fewbits.workflow.stages import Stages, Watcher
-from fewbits.workflow.subject import open_subject
 from fewbits.workflow.verdict import Status
 from fewbits.workflow.writing import Options
 
@@ -105,6 +103,7 @@ def litemp(
     preprocess: Preprocess | None = None,
     batch_size: int | None = None,
     run_options: RunOptions | None = None,
+    ready: Ready | None = None,
     progress: Watcher | None = None,
 ) -> LitempResult:
     """Lift the most sensitive groups to a higher precision, percentage by percentage, until the drop is acceptable.
@@ -143,12 +142,13 @@ def litemp(
         preprocess: how images become inputs.
         batch_size: samples per call; None chooses one by the size of the tensors.
         run_options: provider and threads.
+        ready: what an earlier verb made ready from the same model and data; None does it.
         progress: told of each stage.
 
     Raises:
         FewbitsError: something that the caller gave cannot be used; the message says what to do.
     """
-    options: Options = {name: value for name, value in locals().items() if name != "progress"}
+    options: Options = {name: value for name, value in locals().items() if name not in ("progress", "ready")}
     options |= {"sensitivity": sensitivity.method if sensitivity else None}
     wanted = _Wanted.parse(base, high, percents, most_macs)
     options |= {"base": wanted.base, "high": wanted.high, "percents": wanted.percents}
@@ -158,22 +158,10 @@ def litemp(
     named = check_metric(metric, higher_is_better)
     stages = Stages(progress)
     with staged(output) as folder:
-        with stages.stage("prepare"):
-            subject = open_subject(
-                model, data=data, target=target, dims=dims, simplify=simplify, preprocess=preprocess,
-                batch_size=batch_size, run_options=run_options,
-            )  # fmt: skip
-            scoring = open_scoring(
-                subject, samples=samples, eval_data=eval_data, metric=named, eval_samples=eval_samples,
-                preprocess=preprocess,
-            )  # fmt: skip
-            for precision in (wanted.base, wanted.high):
-                resolve(subject.model, Profile.parse(precision), subject.target)
-        with stages.stage("score float", scoring.limit) as told:
-            before = scoring.score_float(told)
-        goal = open_goal(max_drop, min_sqnr, before)
-        calibration = calibrate_subject(subject, samples=samples, stages=stages)
-        contest = Contest(calibration, scoring, before, goal, stages, options, None if output is None else Path(output))
+        if ready is None:
+            opened = Opened.of(options, named, stages).check((wanted.base, wanted.high))
+            ready = opened.score(options, stages).calibrate(options, stages)
+        contest = Contest.of(ready, stages, options)
         return _Run(contest, wanted, sensitivity, progress).result(folder)
 
 
@@ -243,7 +231,8 @@ class _Run:
         found = Contestants(contest.before, contest.goal, base, high, tuple(steps))
         record = self._record(found)
         if contest.output is not None:
-            publish(found.best, record, folder)
+            assert found.best.output is not None
+            publish(found.best.output, found.best.record, record, folder)
             report(folder)
         return LitempResult(
             contest.before, base, high, found.steps, found.accepted, found.best, contest.goal, self.sensitivity, record,
