@@ -1,8 +1,9 @@
 """fewbits finds the fewest bits a trained network can run in without losing the accuracy its owner needs.
 
-The verbs are functions of the same names and options as the commands: `convert`, `prepare`, `inspect`, `quantize`,
-`baseline`, `analyze`, `litemp`, `amp`, `adaround`, `improve`, `evaluate`, `export`, `verify`, `lint`, `compile`,
-`estimate`, `submit`, `apply_encodings`, `import_qdq` (the command `import`), `runs`, `report`, `targets`, `chips`.
+The verbs are functions of the same names and options as the commands: `auto`, `latency`, `convert`, `prepare`,
+`inspect`, `quantize`, `baseline`, `analyze`, `litemp`, `amp`, `adaround`, `improve`, `evaluate`, `export`, `verify`,
+`lint`, `compile`, `estimate`, `submit`, `apply_encodings`, `import_qdq` (the command `import`), `runs`, `report`,
+`targets`, `chips`.
 `calibrate` and `quantize_calibrated` are `quantize` in two steps, for several precisions from one calibration;
 `brute_force` measures how sensitive each group of operators is; `Effort` is what `adaround` and `improve` spend. `qat`
 is a module: `qat.train` is the command of that name, and `Training` what it spends. Names are imported when first
@@ -22,6 +23,7 @@ _HOMES = {
     "FewbitsError": "errors",
     "AmpResult": "workflow.amp",
     "AnalysisResult": "workflow.analyze",
+    "AutoResult": "workflow.auto",
     "ImproveResult": "workflow.improve",
     "LitempResult": "workflow.litemp",
     "Precision": "spec.precision",
@@ -35,6 +37,7 @@ _HOMES = {
     "amp": "workflow.amp",
     "analyze": "workflow.analyze",
     "apply_encodings": "workflow.adopt",
+    "auto": "workflow.auto",
     "baseline": "workflow.baseline",
     "brute_force": "workflow.brute_force",
     "calibrate": "workflow.calibrate",
@@ -47,6 +50,7 @@ _HOMES = {
     "import_qdq": "workflow.adopt",
     "improve": "workflow.improve",
     "inspect": "workflow.inspect",
+    "latency": "workflow.auto_latency",
     "lint": "workflow.lint",
     "litemp": "workflow.litemp",
     "prepare": "workflow.prepare",
@@ -63,6 +67,7 @@ _HOMES = {
 __all__ = [
     "AmpResult",
     "AnalysisResult",
+    "AutoResult",
     "BaselineResult",
     "Calibration",
     "ConvertResult",
@@ -81,6 +86,7 @@ __all__ = [
     "amp",
     "analyze",
     "apply_encodings",
+    "auto",
     "baseline",
     "brute_force",
     "calibrate",
@@ -93,6 +99,7 @@ __all__ = [
     "import_qdq",
     "improve",
     "inspect",
+    "latency",
     "lint",
     "litemp",
     "prepare",
@@ -118,6 +125,8 @@ if TYPE_CHECKING:
     from fewbits.workflow.adopt import apply_encodings, import_qdq
     from fewbits.workflow.amp import AmpResult, amp
     from fewbits.workflow.analyze import AnalysisResult, analyze
+    from fewbits.workflow.auto import AutoResult, auto
+    from fewbits.workflow.auto_latency import latency
     from fewbits.workflow.baseline import BaselineResult, baseline
     from fewbits.workflow.brute_force import brute_force
     from fewbits.workflow.calibrate import Calibration, calibrate

@@ -8,20 +8,23 @@ import io
 import logging
 import os
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from fewbits.cli import (
     adopt,
     amp,
     analyze,
+    auto,
     baseline,
     check,
     convert,
     deploy,
     improve,
+    init,
     litemp,
     model,
     quantize,
@@ -29,6 +32,7 @@ from fewbits.cli import (
     submit,
     targets,
 )
+from fewbits.cli.settings_command import Workflow, choose_settings
 from fewbits.errors import FewbitsError
 
 INTERRUPTED = 130
@@ -89,7 +93,7 @@ def _usage(error: Any) -> int:
     return _say(f"{text.rstrip('.')}; see `{path} --help`.")
 
 
-app = typer.Typer(
+app = Workflow(
     cls=Program,
     no_args_is_help=True,
     add_completion=False,
@@ -97,6 +101,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find the fewest bits a trained network can run in, and hand over files that the device's toolchain accepts.",
 )
+app.command("init", cls=TyperCommand)(init.init)
+app.command("auto")(auto.auto)
+app.command("latency")(auto.latency)
 app.command("convert")(convert.convert)
 app.command("inspect")(model.inspect)
 app.command("prepare")(model.prepare)
@@ -133,10 +140,17 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def program(
+    ctx: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="Settings of the verb.", show_default="fewbits.toml, if any"),
+    ] = None,
+    no_config: Annotated[bool, typer.Option("--no-config", help="Read no settings file.")] = False,
 ) -> None:
     """Find the fewest bits a trained network can run in, and hand over files that the device's toolchain accepts."""
     del version
+    choose_settings(ctx, config, off=no_config)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("note: %(message)s"))
     logging.getLogger("fewbits").handlers = [handler]

@@ -113,6 +113,20 @@ _Minutes = Annotated[
 _Hints = Annotated[
     bool, typer.Option("--hints/--no-hints", help="Outputs of blocks count, too.", rich_help_panel=_TRAINING)
 ]
+_Labels = Annotated[
+    bool, typer.Option("--labels", help="Labels of the data count, too: classes or values.", rich_help_panel=_TRAINING)
+]
+_Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        metavar="N",
+        min=0,
+        help="Size of the windows that samples are cut into; 0: whole samples.",
+        rich_help_panel=_TRAINING,
+        show_default="where shapes differ",
+    ),
+]
 
 
 def adaround(
@@ -222,6 +236,8 @@ def qat(
     rate: _Rate = None,
     minutes: _Minutes = None,
     hints: _Hints = TRAINING.hints,
+    labels: _Labels = False,
+    window: _Window = None,
     memory: _Memory = MEMORY,
     seed: _Seed = TRAINING.seed,
     device: _Device = TRAINING.device,
@@ -255,7 +271,10 @@ def qat(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Step 5: train the quantized model to give what the float model gives; no labels are needed."""
+    """Step 5: train the quantized model to give what the float model gives; no labels are needed.
+
+    Stopped at any moment and started again with the same options, it goes on from its last look at held-out samples.
+    """
     _run("qat", locals())
 
 
@@ -305,7 +324,7 @@ def parse_effort(
 
 def _training(given: dict[str, Any]) -> Training:
     """Return how training goes; its own options are taken out of `given`."""
-    own = {name: given.pop(name) for name in ("steps", "rate", "minutes", "hints")}
+    own = {name: given.pop(name) for name in ("steps", "rate", "minutes", "hints", "labels", "window")}
     return Training(**own, batch_size=given.pop("train_batch"), seed=given["seed"], device=given["device"])
 
 

@@ -1,30 +1,54 @@
-"""Commands report and runs: one HTML page from the records of runs, and a list of them."""
+"""Commands report and runs: one HTML page from the records of runs or of two side by side, and a list of them."""
 
 from typing import Annotated
 
 import typer
 
 from fewbits.cli.options import Json, Quiet
+from fewbits.errors import SpecError
 
 _Run = Annotated[
-    str, typer.Argument(metavar="RUN", help="Output folder of an earlier run, or a folder that holds several of them.")
-]
+    str | None,
+    typer.Argument(
+        metavar="RUN", help="Output folder of an earlier run, or a folder that holds several of them.",
+        show_default=False,
+    ),
+]  # fmt: skip
+_Two = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--compare", metavar="RUN_A RUN_B", help="Set two runs side by side instead, of whatever commands.",
+        show_default=False,
+    ),
+]  # fmt: skip
 _File = Annotated[
-    str | None, typer.Option("--output", "-o", metavar="FILE", help="Page to write.", show_default="RUN/report.html")
-]
+    str | None,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Page to write.",
+        show_default="RUN/report.html, or compare.html with --compare",
+    ),
+]  # fmt: skip
 _Folder = Annotated[str, typer.Argument(metavar="FOLDER", help="To look in, and up to three levels below.")]
 
 
-def report(run: _Run, *, output: _File = None, json: Json = False, quiet: Quiet = False) -> None:
+def report(
+    run: _Run = None, *, compare: _Two = None, output: _File = None, json: Json = False, quiet: Quiet = False
+) -> None:
     """Write one HTML page, readable offline, from what earlier commands recorded."""
     from fewbits.cli import show
+    from fewbits.workflow.report import compare as compare_verb
     from fewbits.workflow.report import report as verb
 
-    path = verb(run, output)
+    if run is not None and compare is None:
+        path = verb(run, output)
+    elif compare is not None and run is None:
+        path = compare_verb(*compare, output)
+    else:
+        raise SpecError("Name either a run, fewbits report RUN, or two of them, fewbits report --compare RUN_A RUN_B.")
     if json:
         show.print_json({"output": path, "bytes": path.stat().st_size})
     elif not quiet:
-        typer.echo(f"report: {path} ({show.size(path.stat().st_size)})")
+        typer.echo(f"{'report' if compare is None else 'comparison'}: {path} ({show.size(path.stat().st_size)})")
 
 
 def runs(folder: _Folder = ".", *, json: Json = False, quiet: Quiet = False) -> None:

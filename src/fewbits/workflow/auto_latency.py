@@ -1,0 +1,157 @@
+"""The latency of the models of a run: measured here, estimated by Qualcomm's compiler, or what the user measured."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewbits.artifact import names
+from fewbits.artifact.folder import write_file
+from fewbits.deployment.qnn import need_qnn
+from fewbits.errors import SpecError
+from fewbits.reporting.auto_record import AutoRecord, Contender
+from fewbits.reporting.read import read_any
+from fewbits.reporting.record import machine, versions
+from fewbits.runtime.profile_session import time_session
+from fewbits.runtime.store import Store, key_of
+from fewbits.workflow.auto_steps import first_feeds
+from fewbits.workflow.compile import estimate, open_dims_of
+from fewbits.workflow.cost_models import QNN_ESTIMATE, parse_cost
+from fewbits.workflow.ready import Ready
+from fewbits.workflow.score_memory import artifact_hash
+
+LATENCIES = "latency.json"
+"""What the user measured, by name of the model, in a run's folder."""
+ORT, DEVICE = "ort", "device"
+_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+
+
+def parse_latency(text: float | str) -> float:
+    """Return the milliseconds of 2, "2ms", "800us" or "0.1s".
+
+    >>> parse_latency("800us"), parse_latency("2"), parse_latency("0.1s")
+    (0.8, 2.0, 100.0)
+
+    Raises:
+        SpecError: it is no latency.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(us|ms|s|)\s*", str(text).lower())
+    if match is None or not float(match[1]) > 0:
+        raise SpecError(f"The latency {str(text)!r} is none: write 2ms, 800us or 0.1s.")
+    return float(match[1]) * _UNITS[match[2] or "ms"]
+
+
+def check_latency_by(text: str) -> str:
+    """Return who tells latencies, checked: ort, device, or qnn-estimate:CHIP.
+
+    Raises:
+        SpecError: there is no such.
+        MissingExtraError: Qualcomm's compiler is not installed.
+    """
+    if text in (ORT, DEVICE):
+        return text
+    if text.partition(":")[0] == QNN_ESTIMATE:
+        parse_cost(text)
+        need_qnn()
+        return text
+    raise SpecError(f"--latency-by is {ORT}, {QNN_ESTIMATE}:CHIP or {DEVICE}, not {text!r}.")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clock:
+    """Who tells latencies in one run.
+
+    Attributes:
+        by: ort, device or qnn-estimate:CHIP; None tells none.
+        folder: of the run.
+        ready: gives data and the way in which models run.
+        store: remembers what was measured on this machine.
+    """
+
+    by: str | None
+    folder: Path
+    ready: Ready
+    store: Store
+
+    def latency_ms(self, made: Contender) -> float | None:
+        """Return the milliseconds of one sample; None where nothing tells them.
+
+        Raises:
+            FewbitsError: the model cannot be run or compiled.
+        """
+        if self.by is None or made.folder is None:
+            return None
+        if self.by == DEVICE:
+            return read_latencies(self.folder).get(made.name)
+        path = self.folder / made.folder
+        if self.by == ORT:
+            return self._measured(path) / 1e3
+        dims = dims_of(path / names.ARTIFACT, self.ready)
+        return estimate(path, soc=self.by.partition(":")[2], dims=dims).estimate.latency_us / 1e3
+
+    def _measured(self, path: Path) -> float:
+        options = self.ready.subject.options
+        key = key_of("time", artifact_hash(path), machine(), versions(), options.provider_name(), options.threads)
+        feeds = first_feeds(self.ready)
+        found = self.store.remember(key, lambda: time_session(path / names.ARTIFACT, feeds, options=options))
+        return float(found)
+
+
+def dims_of(model: Path, ready: Ready) -> dict[str, int]:
+    """Return open dimension of a model file -> its size in the first sample; a batch is one sample.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    feeds = first_feeds(ready)
+    return {
+        dim: int(feeds[name].shape[axis])
+        for name, axes in open_dims_of(model).items()
+        for axis, dim in axes.items()
+        if name in feeds
+    }
+
+
+def read_latencies(run: Path) -> Mapping[str, float]:
+    """Return the latencies in milliseconds that the user gave, by name of the model.
+
+    Raises:
+        SpecError: the file is damaged.
+    """
+    path = run / LATENCIES
+    if not path.is_file():
+        return {}
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): float(value) for name, value in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise SpecError(f"{str(path)!r} cannot be read: delete it, and give the figures again.") from error
+
+
+def latency(run: str | Path, name: str, value: float | str) -> Mapping[str, float]:
+    """Put down what a model of a run took on the device; `fewbits auto --resume` goes on from there.
+
+    Args:
+        run: output folder of `auto`.
+        name: of the model, as the run's table has it.
+        value: 1.7 (milliseconds), "1.7ms", "800us".
+
+    Returns:
+        All figures in milliseconds by name.
+
+    Raises:
+        SpecError: the folder is no such run, or has no such model; or it is no latency.
+        OutputError: the figure cannot be written.
+    """
+    folder = Path(run)
+    record = read_any(folder / names.RECORD)
+    if not isinstance(record, AutoRecord):
+        raise SpecError(f"{str(run)!r} is a run of `{record.verb}`: name the output folder of `fewbits auto`.")
+    known = [made.name for made in record.contenders]
+    if name not in known:
+        raise SpecError(f"{str(run)!r} has no model {name!r}: it has {', '.join(known)}.")
+    found = {**read_latencies(folder), name: parse_latency(value)}
+    write_file(folder / LATENCIES, (json.dumps(found, indent=1) + "\n").encode())
+    return found

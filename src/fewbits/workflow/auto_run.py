@@ -1,0 +1,202 @@
+"""One run of the workflow: decide, do, note, until nothing is left to decide; the best so far is always on disk."""
+
+import importlib.util
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fewbits.analysis.cost import cost_of, sizes_of
+from fewbits.artifact import names
+from fewbits.artifact.folder import staged
+from fewbits.reporting.auto_record import AutoRecord, Contender, Fork
+from fewbits.reporting.baseline_record import Row
+from fewbits.reporting.preflight_record import Preflight
+from fewbits.reporting.record import read_record
+from fewbits.workflow.auto_checks import check_made
+from fewbits.workflow.auto_facts import (
+    base_of,
+    best_of,
+    is_acceptable,
+    nearest_of,
+    quickest_of,
+    standing_of,
+    unmeasured_of,
+    wide_of,
+    with_pareto,
+)
+from fewbits.workflow.auto_latency import DEVICE, Clock
+from fewbits.workflow.auto_rules import Aim, Facts, decide
+from fewbits.workflow.auto_steps import Steps, first_feeds
+from fewbits.workflow.auto_words import figures, next_steps, summary
+from fewbits.workflow.candidates import publish
+from fewbits.workflow.next_step import command_line
+from fewbits.workflow.preflight_memory import peak_mb
+from fewbits.workflow.report import report
+from fewbits.workflow.stages import Stages, Watcher
+from fewbits.workflow.verdict import Verdict
+from fewbits.workflow.writing import data_facts, described, model_facts
+
+OWN_OPTIONS = ("goal", "max_latency", "latency_by", "time", "qat", "soc")
+"""Options of `auto` that the verbs it calls do not have."""
+_COMMAND = (
+    "data", "eval_data", "metric", "target", "samples", "eval_samples", "batch_size", "max_drop", "min_sqnr",
+    *OWN_OPTIONS, "output",
+)  # fmt: skip
+
+
+@dataclass(eq=False)
+class AutoRun:
+    """One run.
+
+    Attributes:
+        steps: what can be done, with options, folder and what is ready.
+        clock: who tells latencies.
+        aim: what is wanted beyond the goals.
+        max_latency_ms: that is acceptable; None sets no limit.
+        stages: told of what the run does itself.
+        preflight: what was known before; None where nothing was looked at.
+        begin: time.monotonic() when the run began.
+        watcher: told of the stages of every step.
+    """
+
+    steps: Steps
+    clock: Clock
+    aim: Aim
+    max_latency_ms: float | None
+    stages: Stages
+    preflight: Preflight | None
+    begin: float
+    watcher: Watcher | None = None
+    forks: list[Fork] = field(default_factory=list)
+    contenders: list[Contender] = field(default_factory=list)
+    verdict: Verdict | None = None
+    last: Verdict | None = None
+    checks: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self) -> AutoRecord:
+        """Decide and do until a rule says stop; then check what is handed over.
+
+        Raises:
+            FewbitsError: something cannot be made, run or written.
+        """
+        while True:
+            facts = self._facts()
+            step, why = decide(facts)
+            if step == "stop":
+                self.forks.append(Fork(step, why))
+                break
+            self._do(step, why, facts)
+            self._publish()
+        self._publish()
+        with self.stages.stage("check"):
+            self.checks = check_made(
+                self.steps.folder, self.steps.ready, soc=self.steps.options["soc"], progress=self.watcher
+            )
+        record = self._publish()
+        report(self.steps.folder)
+        return record
+
+    def _do(self, step: str, why: str, facts: Facts) -> None:
+        begin = time.perf_counter()
+        made = self.steps.run(step, wide=facts.wide, aim=self.aim, fails=facts.base_fails)
+        for found in made.contenders:
+            timed = replace(found, latency_by=self._latency_by)
+            if is_acceptable(found):
+                with self.stages.stage(f"time {found.name}"):
+                    timed = replace(timed, latency_ms=self.clock.latency_ms(found))
+            self.contenders.append(timed)
+        if made.verdict is not None:
+            self.verdict, self.last = self.verdict or made.verdict, made.verdict
+        seconds = time.perf_counter() - begin
+        self.stages.seconds[step] = seconds
+        self.forks.append(Fork(step, why, made.found, made.folder, seconds, made.evaluations))
+
+    @property
+    def _latency_by(self) -> str:
+        return self.clock.by or ""
+
+    def _facts(self) -> Facts:
+        """Return what the table of rules needs to know."""
+        found, limit = self.contenders, self.max_latency_ms
+        best, nearest, quickest = best_of(found, self.aim, limit), nearest_of(found), quickest_of(found)
+        base, last, left = base_of(found), self.last, self.steps.left_s
+        is_late = best is None and limit is not None and quickest is not None
+        operations = None if base is None else base.bit_operations
+        waits = limit is not None and self.clock.by == DEVICE
+        return Facts(
+            aim=self.aim,
+            done=tuple(fork.step for fork in self.forks),
+            finding=None if last is None else last.finding,
+            reason="" if last is None else last.reason.rstrip("."),
+            base=standing_of(base, operations, self._said(base)),
+            best=standing_of(best, operations, self._said(best)),
+            nearest=standing_of(nearest, operations, self._said(nearest)),
+            wide=wide_of(found),
+            too_slow=self._said(quickest) if is_late else "",
+            unmeasured=unmeasured_of(found) if waits else (),
+            has_better_weights=self.steps.has_better_weights,
+            has_torch=importlib.util.find_spec("torch") is not None,
+            asks_qat=bool(self.steps.options["qat"]),
+            has_time=left is not None and left > 0,
+            is_over=left is not None and left <= 0,
+        )
+
+    def _said(self, made: Contender | None) -> str:
+        return "" if made is None else figures(made, self.steps.ready.before)
+
+    def _publish(self) -> AutoRecord:
+        """Make the run's folder that of the best so far, with the record of what was decided."""
+        record, folder = self.record(), self.steps.folder
+        source = folder / next(made.folder or "" for made in record.contenders if made.name == record.chosen)
+        with staged(folder) as stage:
+            publish(source, read_record(source / names.RECORD), record, stage)
+        return record
+
+    def record(self) -> AutoRecord:
+        """Return the record of the run as it stands; at least one model was scored."""
+        contenders = with_pareto(self.contenders)
+        best = best_of(contenders, self.aim, self.max_latency_ms)
+        chosen = best or nearest_of(contenders)
+        assert chosen is not None
+        ready, options = self.steps.ready, self.steps.options
+        before, verdict = ready.before, self.verdict
+        draft = AutoRecord(
+            verb="auto",
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            options={name: described(value) for name, value in options.items() if value is not None},
+            model=model_facts(ready.calibration.source),
+            data=data_facts(ready.calibration, ready.scoring, options),
+            target=ready.subject.target.name,
+            metric={
+                "name": before.metric, "unit": before.unit, "higher_is_better": before.higher_is_better,
+                "samples": before.samples, "is_on_calibration_data": ready.scoring.is_on_calibration_data,
+            },
+            goal=asdict(ready.goal),
+            aim=self.aim.value,
+            max_latency_ms=self.max_latency_ms,
+            float_row=self._float_row(),
+            verdict={} if verdict is None else {**asdict(verdict), "finding": verdict.finding.value},
+            forks=tuple(self.forks),
+            contenders=contenders,
+            chosen=chosen.name,
+            is_met=best is not None,
+            summary=(),
+            checks=self.checks,
+            preflight={} if self.preflight is None else asdict(self.preflight),
+            command=command_line("auto", options, only=_COMMAND),
+            next_steps=(),
+            notes=(*ready.subject.target.notes, *ready.calibration.source.notes),
+            timings={name: round(value, 4) for name, value in self.stages.seconds.items()},
+            wall_s=time.monotonic() - self.begin,
+            peak_mb=peak_mb() or 0.0,
+        )  # fmt: skip
+        steps = next_steps(draft, options, Path(self.steps.folder))
+        return replace(draft, summary=summary(draft), next_steps=steps)
+
+    def _float_row(self) -> Row:
+        ready = self.steps.ready
+        model = ready.subject.reference_model
+        cost = cost_of(model, model, None, sizes_of(model, first_feeds(ready)))
+        return Row("float", ready.before.value, bit_operations=cost.bit_operations, weight_bytes=cost.weight_bytes)
