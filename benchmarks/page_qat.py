@@ -29,4 +29,31 @@ def trained() -> str:
         f"A training step of resnet56 (`benchmarks/qat_speed.py`): {medians['qat']:.3f} s, of the float model in the same "
         f"executor {medians['float']:.3f} s: {speed['ratio']:.2f} times.\n\n{where}"
     )
-    return text + table(header, rows) + "\n" + when + "\n" + step
+    return text + table(header, rows) + "\n" + when + "\n" + step + "\n" + parity()
+
+
+def parity() -> str:
+    """Return how close a module in evaluation mode is to the file that it exports."""
+    results, when = load("qat_parity")
+    rows: list[tuple[object, ...]] = []
+    for name, found in results.items():
+        digits, half = decimals(name.split()[0]), found.get("fp16")
+        scores = (f"{found[key]:.{digits}f}" for key in ("score_torch", "score_ort"))
+        rows.append((
+            name, found["tensors"], f"{100 * found['equal']:.3f} %", f"{100 * found['worst_within_1']:.3f} %",
+            f"{100 * found['worst_equal']:.3f} %", found["worst_op"], f"{half['worst_db']:.0f} dB" if half else "-",
+            *scores, "yes" if all(v for k, v in found["kept"].items() if k != "untrained") else "no",
+        ))  # fmt: skip
+    header = (
+        "network", "tensors", "equal", "worst: within 1 step", "equal", "its operator", "fp16 nodes", "score of the module",
+        "of the file", "kept",
+    )  # fmt: skip
+    steps = next(iter(results.values()))["steps"]
+    text = (
+        f"### A module in training and its file\n\nAfter {steps} steps of training on real data "
+        "(`benchmarks/qat_parity.py`): every node is fed what onnxruntime computes upstream in the exported file, and what it "
+        "writes is compared in steps of the tensor's grid. fp16 nodes, of which mixed has every fifth (and as many in w8a16), "
+        "are compared by SQNR, since onnxruntime computes them in float32. Kept: the file written again from its folder, a "
+        "module made from that folder, and the state loaded into a new module have the same bits.\n\n"
+    )
+    return text + table(header, rows) + "\n" + when

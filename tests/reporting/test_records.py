@@ -3,6 +3,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from sample_auto import auto_record
 from sample_records import amp_record, analysis_record, baseline_record, litemp_record
 
 from fewbits.errors import SpecError
@@ -14,7 +15,9 @@ from fewbits.reporting.record import RunRecord, read_record
 
 
 @pytest.mark.parametrize(
-    "record", [baseline_record(), litemp_record(), amp_record(), analysis_record(7, 4)], ids=lambda r: r.verb
+    "record",
+    [baseline_record(), litemp_record(), amp_record(), analysis_record(7, 4), auto_record()],
+    ids=lambda r: r.verb,
 )
 def test_read_any_returns_what_was_written(record, tmp_path):
     (tmp_path / "record.json").write_text(record.to_json())

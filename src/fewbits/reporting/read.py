@@ -9,18 +9,20 @@ from fewbits import __version__
 from fewbits.errors import SpecError
 from fewbits.reporting.amp_record import AmpRecord
 from fewbits.reporting.analysis_record import AnalysisRecord
+from fewbits.reporting.auto_record import AutoRecord
 from fewbits.reporting.baseline_record import BaselineRecord
 from fewbits.reporting.decode import decode
 from fewbits.reporting.litemp_record import LitempRecord
 from fewbits.reporting.record import SCHEMA, RunRecord
 
-Record = RunRecord | BaselineRecord | AnalysisRecord | LitempRecord | AmpRecord
+Record = RunRecord | BaselineRecord | AnalysisRecord | LitempRecord | AmpRecord | AutoRecord
 
 LAYOUTS: Mapping[str, type[Record]] = {
     "baseline": BaselineRecord,
     "analyze": AnalysisRecord,
     "litemp": LitempRecord,
     "amp": AmpRecord,
+    "auto": AutoRecord,
 }
 """Verb -> layout of its record; every other verb makes one model and writes a `RunRecord`."""
 
@@ -32,10 +34,28 @@ def read_any(path: Path) -> Record:
         SpecError: the file is missing, is no record, or was written by a newer fewbits.
     """
     document = _document(path)
+    return _decoded(path, document, LAYOUTS.get(document["verb"], RunRecord))  # type: ignore[no-any-return]
+
+
+def read_made(path: Path) -> RunRecord | None:
+    """Read what a record says of the model in its folder; None where the run left no model there.
+
+    The record of a run that chose among several models is that of the chosen one as well.
+
+    Raises:
+        SpecError: as for `read_any`.
+    """
+    document = _document(path)
+    if not {"profile", "precision", "files"} <= document.keys():
+        return None
+    return _decoded(path, document, RunRecord)  # type: ignore[no-any-return]
+
+
+def _decoded(path: Path, document: dict[str, Any], layout: type[Record]) -> Any:
     if document["schema"] > SCHEMA:
         raise SpecError(f"The record {str(path)!r} was written by a newer fewbits: upgrade this one ({__version__}).")
     try:
-        return decode(LAYOUTS.get(document["verb"], RunRecord), document)  # type: ignore[no-any-return]
+        return decode(layout, document)
     except ValueError as error:
         raise SpecError(
             f"The record {str(path)!r} cannot be read: {error}. Run `fewbits {document['verb']}` again."

@@ -10,6 +10,7 @@ from fewbits.artifact import names
 from fewbits.errors import SpecError
 from fewbits.reporting.amp_record import AmpRecord
 from fewbits.reporting.analysis_record import AnalysisRecord
+from fewbits.reporting.auto_record import AutoRecord
 from fewbits.reporting.baseline_record import BaselineRecord
 from fewbits.reporting.litemp_record import LitempRecord
 from fewbits.reporting.read import Record, read_any
@@ -88,6 +89,14 @@ def _read(folder: Path) -> Run:
 
 def _result(record: Record) -> str:
     match record:
+        case AutoRecord():
+            chosen = next((one for one in record.contenders if one.name == record.chosen), None)
+            if chosen is None:
+                return f"nothing chosen ({len(record.contenders)} scored)"
+            figures = f"{chosen.score:.4g} {record.metric['unit']}".rstrip()
+            return (
+                f"{'met' if record.is_met else 'not met'}: {chosen.name}, {figures} ({len(record.contenders)} scored)"
+            )
         case AmpRecord():
             point = None if record.chosen is None else record.point(record.chosen)
             shares = "" if point is None else ", ".join(f"{share:.0%} {p}" for p, share in point.shares.items())

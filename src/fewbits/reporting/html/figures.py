@@ -4,17 +4,20 @@ Columns rather than objects, and decibels in tenths: a page of 2000 groups must 
 `script/` reads.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fewbits.reporting.analysis_record import PARTS, AnalysisRecord, Figure, TensorRow
 from fewbits.reporting.html.amp_figures import FIRST, amp_figures
+from fewbits.reporting.html.chosen import default_precision, own_precisions
+from fewbits.reporting.html.contest import auto_figure, dumped
 from fewbits.reporting.html.series import packed_series, short
-from fewbits.reporting.html.sources import Source, amps, analyses, litemps
+from fewbits.reporting.html.sources import Source, amps, analyses, autos, litemps
 from fewbits.reporting.litemp_record import LitempRecord
 
+ANCHOR = "candidate-"
+"""What the rows of the table of candidates are called, before their number."""
 _SCORE = 8
 """Digits that a score keeps."""
 
@@ -30,6 +33,7 @@ def figures_json(sources: Sequence[Source], room: int) -> str:
         "analyses": [_analysis(source, record, sources) for source, record in analyses(sources)],
         "litemps": [_litemp(source, record) for source, record in litemps(sources)],
         "amps": [amp_figures(source, record) for source, record in amps(sources)],
+        "contests": [auto_figure(record, ANCHOR) for _, record in autos(sources)[-1:]],
     }
     known = [analysis["groups"]["name"] for analysis in document["analyses"]]
     for amp in document["amps"]:
@@ -38,18 +42,13 @@ def figures_json(sources: Sequence[Source], room: int) -> str:
     records = [record for _, record in analyses(sources)]
     tensors = [tensor for record in records for tensor in record.tensors]
     named = {diagnosis.tensor for record in records for diagnosis in record.diagnoses}
-    series = iter(packed_series(tensors, named, room - len(_dump(document))))
+    series = iter(packed_series(tensors, named, room - len(dumped(document))))
     for analysis in document["analyses"]:
         for _ in analysis["tensors"]["name"]:
             histogram, channels = next(series)
             analysis["tensors"]["histogram"].append(histogram)
             analysis["tensors"]["channels"].append(channels)
-    return _dump(document)
-
-
-def _dump(document: Any) -> str:
-    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return dumped(document)
 
 
 def _analysis(source: Source, record: AnalysisRecord, sources: Sequence[Source]) -> dict[str, Any]:
@@ -94,6 +93,11 @@ def _columns(figures: Sequence[Figure | None]) -> dict[str, list[int | None]] | 
 def _profiles(record: AnalysisRecord, sources: Sequence[Source], index: Mapping[str, int]) -> Iterator[dict[str, Any]]:
     """Yield the precision of every group: in the full simulation, then in each mixed profile, the latest step first."""
     yield {"label": "full simulation", **_digits([group.precision for group in record.groups]), "accepted": False}
+    for source, auto in autos(sources)[-1:]:
+        if source.made is not None and auto.model.get("sha256") == record.model.get("sha256"):
+            default, own = default_precision(source.made), own_precisions(source.made)
+            precision = [own.get(group.name, default) for group in record.groups]
+            yield {"label": "chosen model", **_digits(precision), "accepted": True}
     for source, amp in amps(sources):
         where = f" ({source.folder})" if len(amps(sources)) > 1 else ""
         point = None if amp.chosen is None else amp.point(amp.chosen)

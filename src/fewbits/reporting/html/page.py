@@ -6,6 +6,7 @@ from typing import Any
 
 from fewbits import __version__
 from fewbits.reporting.html import amp_facts, text
+from fewbits.reporting.html.auto import auto_view
 from fewbits.reporting.html.certificates import Card
 from fewbits.reporting.html.figures import figures_json
 from fewbits.reporting.html.improvements import improved
@@ -16,7 +17,8 @@ from fewbits.reporting.html.verdict import headline
 
 MOST_BYTES = 6_000_000
 """Size that a page keeps to, by drawing histograms and channel ranges in fewer points."""
-_SCRIPTS = ("common", "sensitivity", "litemp", "amp", "map", "ranges", "layers", "main")
+_SCRIPTS = ("common", "contest", "sensitivity", "litemp", "amp", "map", "ranges", "layers", "main")
+_STYLES = ("style", "auto", "print")
 
 
 def render(sources: Sequence[Source], cards: Sequence[Card] = ()) -> str:
@@ -26,12 +28,13 @@ def render(sources: Sequence[Source], cards: Sequence[Card] = ()) -> str:
         sources: at least one, from `find_sources`.
         cards: parity certificates, from `find_cards`.
     """
-    tables = score_tables(sources)
-    has_figures = bool(analyses(sources) or litemps(sources) or amps(sources))
+    tables, auto = score_tables(sources), auto_view(sources)
+    has_figures = bool(analyses(sources) or litemps(sources) or amps(sources) or auto)
     facts: dict[str, Any] = {
         "headline": headline(sources, tables),
         "first": sources[-1].record,
-        "tables": tables,
+        "auto": auto,
+        "tables": [table for table in tables if not table.has_step],
         "cards": cards,
         "improved": improved(sources),
         "litemps": litemps(sources),
@@ -49,14 +52,14 @@ def render(sources: Sequence[Source], cards: Sequence[Card] = ()) -> str:
         "figures": "",
     }
     if not has_figures:
-        return _fill(facts)
-    facts["plotly"] = _plotly()
-    room = MOST_BYTES - len(_fill(facts).encode())
-    return _fill({**facts, "figures": figures_json(sources, room)})
+        return fill("page.html.j2", facts)
+    facts["plotly"] = plotly()
+    room = MOST_BYTES - len(fill("page.html.j2", facts).encode())
+    return fill("page.html.j2", {**facts, "figures": figures_json(sources, room)})
 
 
-def _fill(facts: dict[str, Any]) -> str:
-    """Return the template filled in: every text is escaped but the page's own style, script and data."""
+def fill(template: str, facts: dict[str, Any]) -> str:
+    """Return a template filled in: every text is escaped but the page's own style, script and data."""
     import jinja2
     from markupsafe import Markup
 
@@ -66,15 +69,17 @@ def _fill(facts: dict[str, Any]) -> str:
     )  # fmt: skip
     # these three are not a user's text: the data has its < > & escaped by figures_json
     own = {name: Markup(facts[name]) for name in ("plotly", "figures")}
-    own |= {"style": Markup(_own("style.css")), "script": Markup("\n".join(_own(f"script/{n}.js") for n in _SCRIPTS))}
-    return room.get_template("page.html.j2").render(facts | own)
+    own["style"] = Markup("\n".join(_own(f"{name}.css") for name in _STYLES))
+    own["script"] = Markup("\n".join(_own(f"script/{name}.js") for name in _SCRIPTS))
+    return room.get_template(template).render(facts | own)
 
 
 def _own(name: str) -> str:
     return resources.files("fewbits.reporting.html").joinpath(name).read_text(encoding="utf-8")
 
 
-def _plotly() -> str:
+def plotly() -> str:
+    """Return the script of plotly, whole."""
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())

@@ -1,10 +1,11 @@
 """The end of the page: what was asked for, on which data, with which versions, on which machine, how long it took."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fewbits.reporting.amp_record import AmpRecord
+from fewbits.reporting.auto_record import AutoRecord
 from fewbits.reporting.html import text
 from fewbits.reporting.html.amp_facts import time_spent
 from fewbits.reporting.html.sources import Source
@@ -50,8 +51,15 @@ class Place:
 
 
 def settings(sources: Sequence[Source]) -> list[Setting]:
-    """Return the settings of every run, in the order of the workflow."""
-    return [_setting(source) for source in sources if not source.is_detail]
+    """Return the settings of every run, in the order of the workflow; of its steps what differs from the whole."""
+    made = [(source, _setting(source)) for source in sources if not source.is_detail]
+    whole = {pair for source, one in made if isinstance(source.record, AutoRecord) for pair in one.facts + one.options}
+    return [_without(one, whole) if source.is_part else one for source, one in made]
+
+
+def _without(one: Setting, whole: Collection[tuple[str, str]]) -> Setting:
+    facts = tuple(pair for pair in one.facts if pair not in whole)
+    return replace(one, facts=facts, options=tuple(pair for pair in one.options if pair not in whole))
 
 
 def places(sources: Sequence[Source]) -> list[Place]:
@@ -70,7 +78,12 @@ def notes(sources: Sequence[Source]) -> list[tuple[str, tuple[str, ...]]]:
     models = {str(source.record.model.get("sha256")) for source in sources}
     if len(models) > 1:
         found.append(("all runs", (f"These runs are of {len(models)} different models: compare them with care.",)))
-    return found + [(s.label, s.record.notes) for s in sources if s.record.notes and not s.is_detail]
+    whole = {note for source in sources if isinstance(source.record, AutoRecord) for note in source.record.notes}
+    for source in sources:
+        said = [note for note in source.record.notes if not (source.is_part and note in whole)]
+        if said and not source.is_detail:
+            found.append((source.label, tuple(said)))
+    return found
 
 
 def timings(record: Record) -> tuple[tuple[str, str, float], ...]:

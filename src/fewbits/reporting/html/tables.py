@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fewbits.artifact import names
-from fewbits.reporting.amp_record import AmpRecord, Point
+from fewbits.reporting.amp_record import AmpRecord
+from fewbits.reporting.auto_record import AutoRecord
 from fewbits.reporting.baseline_record import BaselineRecord, Row
 from fewbits.reporting.html import amp_facts, text
-from fewbits.reporting.html.sources import Source, amps, baselines, litemps, runs
+from fewbits.reporting.html.lines import Line, lines_of, run_line
+from fewbits.reporting.html.sources import Source, amps, autos, baselines, litemps, runs
 from fewbits.reporting.litemp_record import LitempRecord
 from fewbits.reporting.record import RunRecord
 
@@ -63,6 +64,10 @@ class ScoreRow:
         tag: what marks the row; "" for nothing.
         cost: by the cost model, compared with `cost_of` of the table where that is known.
         cost_amount: the same in its unit.
+        step: of a whole workflow, that made it.
+        folder: of its files; "" where nothing is kept.
+        latency_by: what measured or estimated the latency.
+        is_pareto: the record counts it to the Pareto set.
     """
 
     name: str
@@ -81,6 +86,10 @@ class ScoreRow:
     tag: str
     cost: str
     cost_amount: str
+    step: str
+    folder: str
+    latency_by: str
+    is_pareto: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,8 @@ class ScoreTable:
         first: heading of the names.
         has_own_cost: rows have costs of a cost model.
         cost_of: what these are compared with; "" where they are not.
+        has_step: rows are of the steps of a whole workflow.
+        latency_by: what measured or estimated all latencies; "" where rows differ, or nothing is known.
     """
 
     title: str
@@ -114,19 +125,8 @@ class ScoreTable:
     first: str = "precision"
     has_own_cost: bool = False
     cost_of: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """A row before it is printed: its name, its figures, whether it was accepted, what marks it, and its cost."""
-
-    name: str
-    figures: Row
-    detail: str = ""
-    is_accepted: bool = False
-    tag: str = ""
-    cost: str = ""
-    cost_amount: str = ""
+    has_step: bool = False
+    latency_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +149,13 @@ class _Scale:
 
 
 def score_tables(sources: Sequence[Source]) -> list[ScoreTable]:
-    """Return one table per baseline and per run of mixed precision, and one of all single runs of a metric."""
-    made = [_baseline(source, record) for source, record in baselines(sources)]
-    made += [_litemp(source, record) for source, record in litemps(sources)]
-    made += [_amp(source, record) for source, record in amps(sources)]
-    scores = [(source.label, record) for source, record in runs(sources) if record.scores]
+    """Return one table per run that made several models, and one of all single runs of a metric.
+
+    Steps of a whole workflow have none: its own table holds their models.
+    """
+    told = [source for source in sources if not source.is_part]
+    made = [_of(*found) for kind in (baselines, litemps, amps, autos) for found in kind(told)]
+    scores = [(source.label, record) for source, record in runs(told) if record.scores]
     by_metric: dict[tuple[Any, ...], list[tuple[str, RunRecord]]] = {}
     for label, record in scores:
         key = (record.scores["metric"], record.scores["float"], record.scores["samples"])
@@ -166,76 +168,40 @@ def accepted_row(table: ScoreTable) -> ScoreRow | None:
     return next((row for row in table.rows if row.is_accepted), None)
 
 
-def _baseline(source: Source, record: BaselineRecord) -> ScoreTable:
-    accepted = record.verdict["accepted"]
-    lines = [_Line("float", record.float_row)]
-    lines += [_Line(row.precision, row, is_accepted=row.precision == accepted) for row in record.rows]
-    return _table(f"Baseline{_place(source)}", record.metric, record.goal, lines, record.refused)
-
-
-def _litemp(source: Source, record: LitempRecord) -> ScoreTable:
-    lines = [_Line("float", record.float_row), _Line(f"all {record.base}", record.base_row, "0 % lifted")]
-    for index, step in enumerate(record.steps):
-        row = Row(
-            record.base, step.score, step.drop, step.interval, step.status, step.bit_operations, step.weight_bytes
-        )
-        macs = "" if step.share_macs is None else f", {100 * step.share_macs:.0f} % of the MACs"
-        detail = f"{step.groups} groups{macs} in {record.high}"
-        lines.append(_Line(f"{step.percent:g} % lifted", row, detail, is_accepted=index == record.accepted))
-    if record.high_row is not None:
-        lines.append(_Line(f"all {record.high}", record.high_row, "100 % lifted"))
-    title = f"Lite mixed precision, {record.base} with {record.high}{_place(source)}"
-    return _table(title, record.metric, record.goal, lines, record.refused)
-
-
-def _amp(source: Source, record: AmpRecord) -> ScoreTable:
+def _of(source: Source, record: BaselineRecord | LitempRecord | AmpRecord | AutoRecord) -> ScoreTable:
+    """Return the table of a run that made several models."""
+    refused = record.refused if isinstance(record, BaselineRecord | LitempRecord) else {}
+    made = _table(_title(source), record.metric, record.goal, lines_of(record), refused)
+    if isinstance(record, AutoRecord):
+        by = {row.latency_by for row in made.rows if row.latency}
+        return replace(made, first="candidate", has_step=True, latency_by=by.pop() if len(by) == 1 else "")
+    if not isinstance(record, AmpRecord):
+        return made
     against, counts_operations = amp_facts.reference(record), record.cost["unit"] == "bit operations"
-    lines = [_Line("float", record.float_row)]
-    lines += [_point(record, point, against) for point in record.points if point.score is not None]
-    made = _table(f"Automatic mixed precision{_place(source)}", record.metric, record.goal, lines, {})
     of = "" if against is None else against.name
     return replace(made, first="point", has_own_cost=True, cost_of=of, has_cost=made.has_cost and not counts_operations)
 
 
-def _point(record: AmpRecord, point: Point, against: amp_facts.Reference | None) -> _Line:
-    is_chosen, amount = point.number == record.chosen, amp_facts.amount(point.cost, record.cost["unit"])
-    row = Row(
-        amp_facts.point_name(point), _known(point.score), point.drop, point.interval, point.status,
-        point.bit_operations, point.weight_bytes or 0,
-    )  # fmt: skip
-    origin = "" if len(point.shares) == 1 and point.origin == "uniform" else f"; {amp_facts.ORIGINS[point.origin]}"
-    tag = "best so far" if not record.is_finished else "accepted" if record.is_accepted else "best"
-    return _Line(
-        f"point {point.number}", row, amp_facts.shares(point) + origin,
-        is_accepted=is_chosen and record.is_accepted, tag=tag if is_chosen else "",
-        cost=amount if against is None else text.share(point.cost, against.cost), cost_amount=amount,
-    )  # fmt: skip
+def _title(source: Source) -> str:
+    where = f" ({source.folder})" if source.folder and source.folder != source.record.verb else ""
+    match source.record:
+        case LitempRecord(base=base, high=high):
+            return f"Lite mixed precision, {base} with {high}{where}"
+        case AmpRecord():
+            return f"Automatic mixed precision{where}"
+        case AutoRecord():
+            return f"Candidates{where}"
+    return f"Baseline{where}"
 
 
 def _runs(some: Sequence[tuple[str, RunRecord]]) -> ScoreTable:
-    scores = some[0][1].scores
-    lines = [_Line("float", Row("float", _known(scores["float"])))]
-    for label, record in some:
-        ends = record.scores["drop_interval"]
-        row = Row(
-            str(record.options.get("precision", record.verb)), _known(record.scores["quantized"]),
-            record.scores["drop"], None if ends is None else (ends[0], ends[1]),
-            weight_bytes=int(record.files.get(names.ARTIFACT, {}).get("bytes", 0)),
-        )  # fmt: skip
-        lines.append(_Line(row.precision, row, "" if label == record.verb else label))
-    return _table("Quantized models", scores, {}, lines, {})
-
-
-def _known(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _place(source: Source) -> str:
-    return f" ({source.folder})" if source.folder and source.folder != source.record.verb else ""
+    lines = lines_of(some[0][1])[:1]
+    lines += [replace(run_line(record), detail="" if label == record.verb else label) for label, record in some]
+    return _table("Quantized models", some[0][1].scores, {}, lines, {})
 
 
 def _table(
-    title: str, metric: Mapping[str, Any], goal: Mapping[str, Any], lines: Sequence[_Line], refused: Mapping[str, str]
+    title: str, metric: Mapping[str, Any], goal: Mapping[str, Any], lines: Sequence[Line], refused: Mapping[str, str]
 ) -> ScoreTable:
     is_floor = goal.get("floor") is not None or str(metric.get("metric", "")).startswith("sqnr")
     limit = None if is_floor else goal.get("max_drop")
@@ -259,7 +225,7 @@ def _table(
     )
 
 
-def _row(line: _Line, scale: _Scale) -> ScoreRow:
+def _row(line: Line, scale: _Scale) -> ScoreRow:
     row, is_float, words = line.figures, line.name == "float", FLOOR_WORDS if scale.is_floor else WORDS
     has_drop = scale.axis is not None and row.drop is not None
     return ScoreRow(
@@ -280,6 +246,10 @@ def _row(line: _Line, scale: _Scale) -> ScoreRow:
         tag=line.tag or ("accepted" if line.is_accepted else ""),
         cost=line.cost,
         cost_amount=line.cost_amount,
+        step=line.step,
+        folder=line.folder,
+        latency_by=line.latency_by,
+        is_pareto=line.is_pareto,
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any
 
 NONE = "–"
@@ -77,3 +78,20 @@ def seconds(value: float) -> str:
 def setting(value: Any) -> str:
     """Return an option's value on one line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def capital(sentence: str) -> str:
+    """Return a sentence with a capital, unless its first word is a name with a digit, such as w8a8."""
+    return sentence if re.match(r"\S*\d", sentence) else sentence[:1].upper() + sentence[1:]
+
+
+def latency_source(by: str) -> str:
+    """Return what gave a latency, in words.
+
+    >>> latency_source("qnn-estimate:sm8550")
+    'sm8550, estimated'
+    """
+    kind, _, chip = by.partition(":")
+    if kind == "qnn-estimate" and chip:
+        return f"{chip}, estimated"
+    return {"ort": "ONNX Runtime", "device": "device, measured"}.get(by, by)

@@ -1,17 +1,17 @@
 """What the page says first: the conclusion of the latest step, its figures, and the command that comes next."""
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from fewbits.reporting.amp_record import AmpRecord, Point
 from fewbits.reporting.analysis_record import AnalysisRecord
+from fewbits.reporting.auto_record import AutoRecord
 from fewbits.reporting.baseline_record import BaselineRecord
 from fewbits.reporting.html import amp_facts, text
 from fewbits.reporting.html.improvements import next_steps
-from fewbits.reporting.html.sources import Source, amps, analyses, baselines, litemps, runs
+from fewbits.reporting.html.sources import Source, amps, analyses, autos, baselines, litemps, runs
 from fewbits.reporting.html.tables import ScoreRow, ScoreTable, accepted_row
 from fewbits.reporting.litemp_record import LitempRecord, Step
 from fewbits.reporting.record import RunRecord
@@ -56,15 +56,17 @@ class _Conclusion:
 def headline(sources: Sequence[Source], tables: Sequence[ScoreTable]) -> Headline:
     """Return the verdict of the latest step of the workflow; the other records are told in a line each.
 
-    Automatic mixed precision comes before lite mixed precision, that before a baseline, a baseline before a single run,
-    an analysis last: it judges nothing.
+    A whole workflow comes before automatic mixed precision, that before lite mixed precision, that before a baseline, a
+    baseline before a single run, an analysis last: it judges nothing. Steps of a whole workflow are left to its path.
     """
+    sources = [source for source in sources if not source.is_part]
     found = [
         *_each(analyses(sources), _analysis),
         *_each(runs(sources), _run),
         *_each(baselines(sources), _baseline),
         *_each(litemps(sources), _litemp),
         *_each(amps(sources), _amp),
+        *_each(autos(sources), _auto),
     ]
     last = found[-1]
     row = accepted_row(tables[-1]) if last.status else None
@@ -102,7 +104,7 @@ def _baseline(record: BaselineRecord) -> _Conclusion:
         sentence, status = "These samples cannot tell whether a precision meets the goal.", "noise"
     else:
         sentence, status = "No precision that was scored meets the goal.", "poor"
-    reason = " ".join([_capital(str(record.verdict["reason"])), *map(str, record.verdict.get("remarks", ()))])
+    reason = " ".join([text.capital(str(record.verdict["reason"])), *map(str, record.verdict.get("remarks", ()))])
     return _Conclusion(f"Baseline: {finding}", sentence, reason, status, record.next_steps)
 
 
@@ -117,16 +119,22 @@ def _litemp(record: LitempRecord) -> _Conclusion:
         sentence, status = f"Lifting up to {share} of the groups to {record.high} does not meet the goal.", "poor"
     else:
         sentence, status = f"No group was lifted to {record.high}.", "poor"
-    return _Conclusion("Lite mixed precision", sentence, _capital(record.reason), status, record.next_steps)
+    return _Conclusion("Lite mixed precision", sentence, text.capital(record.reason), status, record.next_steps)
 
 
 def _amp(record: AmpRecord) -> _Conclusion:
     sentence, status = _amp_sentence(record)
-    step, reason = "Automatic mixed precision", _capital(record.reason)
+    step, reason = "Automatic mixed precision", text.capital(record.reason)
     if not record.is_finished:
         step, reason = f"{step}: stopped", f"So far: {sentence} {reason}".strip()
         sentence, status = "The search was stopped; the same command resumes it where it was.", "noise"
     return _Conclusion(step, sentence, reason, status, record.next_steps)
+
+
+def _auto(record: AutoRecord) -> _Conclusion:
+    word, status = ("met", "ok") if record.is_met else ("not met", "poor")
+    sentence, *rest = record.summary or ("The workflow came to its end.",)
+    return _Conclusion(f"Whole workflow: {word}", sentence, " ".join(rest), status, record.next_steps)
 
 
 def _amp_sentence(record: AmpRecord) -> tuple[str, str]:
@@ -197,8 +205,3 @@ def most_sensitive(record: AnalysisRecord) -> tuple[str, str, float] | None:
             name = min(finite, key=lambda group: finite[group])
             return name, precision, finite[name]
     return None
-
-
-def _capital(sentence: str) -> str:
-    """Return a sentence with a capital, unless it begins with the name of a precision."""
-    return sentence if re.match(r"(w|fp)\d", sentence) else sentence[:1].upper() + sentence[1:]

@@ -1,6 +1,6 @@
 // What all figures share: the data, the colours, the form of numbers, and one way to draw.
 const holder = document.getElementById("data");
-const data = holder ? JSON.parse(holder.textContent) : { analyses: [], litemps: [], amps: [] };
+const data = holder ? JSON.parse(holder.textContent) : { analyses: [], litemps: [], amps: [], contests: [] };
 const byId = (id) => document.getElementById(id);
 const all = (selector) => Array.from(document.querySelectorAll(selector));
 let analysis = data.analyses[data.analyses.length - 1];

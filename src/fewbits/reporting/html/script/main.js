@@ -23,6 +23,7 @@ function chooseAnalysis(index) {
   for (const update of listeners) update();
 }
 
+startContests();
 startLitemp();
 startAmp();
 if (analysis) {
