@@ -3,7 +3,7 @@
 The verbs are functions of the same names and options as the commands: `auto`, `latency`, `convert`, `prepare`,
 `inspect`, `quantize`, `baseline`, `analyze`, `litemp`, `amp`, `adaround`, `improve`, `evaluate`, `export`, `verify`,
 `lint`, `compile`, `estimate`, `submit`, `apply_encodings`, `import_qdq` (the command `import`), `runs`, `report`,
-`targets`, `chips`.
+`compare` (the command `report --compare`), `targets`, `chips`.
 `calibrate` and `quantize_calibrated` are `quantize` in two steps, for several precisions from one calibration;
 `brute_force` measures how sensitive each group of operators is; `Effort` is what `adaround` and `improve` spend. `qat`
 is a module: `qat.train` is the command of that name, and `Training` what it spends. Names are imported when first
@@ -42,6 +42,7 @@ _HOMES = {
     "brute_force": "workflow.brute_force",
     "calibrate": "workflow.calibrate",
     "chips": "workflow.targets",
+    "compare": "workflow.report",
     "compile": "workflow.compile",
     "convert": "workflow.convert",
     "estimate": "workflow.compile",
@@ -91,6 +92,7 @@ __all__ = [
     "brute_force",
     "calibrate",
     "chips",
+    "compare",
     "compile",
     "convert",
     "estimate",
@@ -141,7 +143,7 @@ if TYPE_CHECKING:
     from fewbits.workflow.prepare import prepare
     from fewbits.workflow.quantize import QuantizeResult, quantize
     from fewbits.workflow.quantized import Quantized, quantize_calibrated
-    from fewbits.workflow.report import report
+    from fewbits.workflow.report import compare, report
     from fewbits.workflow.runs import runs
     from fewbits.workflow.submit import submit
     from fewbits.workflow.targets import chips, targets

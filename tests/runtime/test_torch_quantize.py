@@ -236,6 +236,22 @@ def test_half_precision_rounds_what_every_node_reads_and_writes(calibration, gra
         assert torch.equal(sim.read(step, 0, value + 1e-5), (value + 1e-5).half().float())
 
 
+def test_scales_and_coordinates_of_half_nodes_stay_float32():
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    resized (float[1, 3, 10, 10] x) => (float[1, 3, 13, 13] y)
+    <float[4] scales = {1.0, 1.0, 1.3, 1.3}> {
+        y = Resize <mode = "linear", coordinate_transformation_mode = "asymmetric"> (x, , scales)
+    }"""
+    x = np.random.default_rng(0).standard_normal((1, 3, 10, 10)).astype(np.float32)
+    calibration = calibrate(onnx.parser.parse_model(text), data={"x": x}, run_options=OPTIONS)
+    made, sim = made_of(calibration, TorchGraph(calibration.model), "fp16")
+    with torch.no_grad():
+        found = sim(feeds_to_torch({"x": x}))["y"].numpy()
+    wanted = exact(made.model, {"x": x})["y"]
+    assert found.shape == wanted.shape == (1, 3, 13, 13)
+    assert np.abs(found - wanted).max() < 2e-3
+
+
 def test_switched_off_it_is_the_float_network(calibration, graph, feeds):
     made, sim = made_of(calibration, graph, "w4a8")
     given = feeds_to_torch(feeds)

@@ -4,8 +4,12 @@ import copy
 import math
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
+import onnx.parser
 import pytest
 
+from fewbits import qat
 from fewbits.errors import SpecError
 from fewbits.numerics.affine import bias_encoding, broadcast_grid, encoding_from_range, fake_quantize
 from fewbits.spec.dtypes import DType, Granularity, PerBlock, PerChannel, PerTensor, QuantSpec
@@ -257,6 +261,87 @@ def test_what_autocast_hands_over_keeps_its_type_and_gets_a_fine_gradient():
     assert torch.equal(found, wanted)
     _, for_ratio, _ = by_formula(x.float().numpy(), given.float().numpy(), encoding, Role.ACTIVATION)
     assert float(quantizer.ratio.grad) == pytest.approx(float(for_ratio), rel=1e-3)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("granularity", GRANULARITIES, ids=str)
+@pytest.mark.parametrize("grid", [g for g in GRIDS if g[2]], ids=str)
+def test_a_relu_taken_along_has_the_bits_and_gradients_of_both_in_turn(grid, granularity, order):
+    assert_rectified(encoding_of(grid, granularity), order)
+
+
+@pytest.mark.parametrize("high", [0.7, 2.0])
+def test_a_relu_taken_along_on_a_grid_from_zero(high):
+    assert_rectified(encoding_from_range(0.0, high, QuantSpec(DType.UINT8, 8, is_symmetric=False)))
+
+
+def assert_rectified(encoding: Encoding, order: torch.memory_format = torch.contiguous_format) -> None:
+    x, given = values(), torch.from_numpy(values(seed=1))
+    x[0, 0, 0, :3], x[1, 1, 1, :2], x[2, 2, 2, :2] = [0.0, -0.0, -1e-45], [np.inf, -np.inf], [1e-45, -1e-3]
+    found = []
+    for is_one in (True, False):
+        quantizer = LearnedQuantizer(encoding, SHAPE)
+        leaf = torch.from_numpy(x).contiguous(memory_format=order).requires_grad_()
+        y = quantizer.rectified(leaf) if is_one else quantizer(torch.relu(leaf))
+        y.backward(given)
+        found.append((y.detach().numpy(), leaf.grad.numpy(), quantizer.ratio.grad.numpy()))
+    (one, one_x, one_ratio), (two, two_x, two_ratio) = found
+    np.testing.assert_array_equal(one.view(np.int32), two.view(np.int32))
+    np.testing.assert_array_equal(one_x, two_x)
+    assert 0 < np.count_nonzero(one_x) < x.size / 2 + 30
+    np.testing.assert_allclose(one_ratio, two_ratio, rtol=1e-4, atol=1e-5 * np.abs(two_ratio).max())
+
+
+def test_a_relu_is_not_taken_along_where_the_zero_point_moves_or_the_grid_is_off():
+    x = torch.from_numpy(values())
+    moving = LearnedQuantizer(encoding_of((DType.UINT8, 8, False)))
+    assert moving.rectified(x) is None
+    fixed = LearnedQuantizer(encoding_of((DType.INT8, 8, True)))
+    assert fixed.rectified(x) is not None
+    fixed.is_on = False
+    assert fixed.rectified(x) is None
+
+
+TWO_LAYERS = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[n, 3, 6, 6] x) => (float[n, 4, 6, 6] y) {
+    a = Conv <pads = [1, 1, 1, 1]> (x, first)
+    b = Relu (a)
+    c = Conv (b, second)
+    y = Relu (c)
+}"""
+
+
+class Apart:
+    """A hook that does at the edges what a network does, and leaves every node to the graph."""
+
+    def __init__(self, net):
+        self.read, self.wrote = net.read, net.wrote
+
+
+def test_a_network_that_takes_relus_along_learns_what_it_learns_without(monkeypatch):
+    rng = np.random.default_rng(3)
+    weights = {"first": rng.standard_normal((12, 3, 3, 3)), "second": rng.standard_normal((4, 12, 1, 1))}
+    model = onnx.parser.parse_model(TWO_LAYERS)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items())
+    images = rng.standard_normal((16, 3, 6, 6)).astype(np.float32)
+    net = qat.trainable(model, data=[{"x": images}], precision="w4a8").train()
+    feeds = {"x": torch.from_numpy(images)}
+    calls, rectified = [], LearnedQuantizer.rectified
+    monkeypatch.setattr(LearnedQuantizer, "rectified", lambda *given: calls.append(1) or rectified(*given))
+    found = []
+    for run in (net, lambda given: net.graph(given, Apart(net))):
+        net.zero_grad()
+        outputs = run(feeds)
+        sum(value.square().mean() for value in outputs.values()).backward()
+        gradients = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+        found.append((outputs, gradients, len(calls)))
+    (one, one_gradients, count), (two, two_gradients, count_after) = found
+    assert count == count_after == sum(step.call.op == "Relu" for step in net.graph.steps) == 2
+    assert all(torch.equal(one[name], two[name]) for name in two)
+    assert one_gradients.keys() == two_gradients.keys()
+    for name, wanted in two_gradients.items():
+        room = 1e-4 * float(wanted.abs().max()) + 1e-8
+        torch.testing.assert_close(one_gradients[name], wanted, rtol=1e-4, atol=room)
 
 
 def test_state_and_copies_keep_every_bit():

@@ -8,11 +8,11 @@ import onnx
 import onnx_ir as ir
 
 from fewbits.graph.topology import constant, is_float32
+from fewbits.spec.optable import NEVER_HALF
 from fewbits.spec.plan import Plan
 from fewbits.spec.precision import FP16
 
 FLOAT16_MAX = 65504.0
-_COORDINATES = {("Resize", 1), ("GridSample", 1)}  # float16 cannot tell the pixels of a large image apart
 
 
 def castable_inputs(node: ir.Node, opset: int) -> tuple[int, ...]:
@@ -25,7 +25,7 @@ def castable_inputs(node: ir.Node, opset: int) -> tuple[int, ...]:
         return ()
     last = len(schema.inputs) - 1  # repeated where it is variadic
     positions = (i for i in range(len(node.inputs)) if schema.inputs[min(i, last)].type_str in half)
-    return tuple(i for i in positions if (node.op_type, i) not in _COORDINATES)
+    return tuple(i for i in positions if (node.op_type, i) not in NEVER_HALF)
 
 
 def _schema(node: ir.Node, opset: int) -> onnx.defs.OpSchema | None:

@@ -61,6 +61,19 @@ class Hook(Protocol):
         ...
 
 
+class Fusing:
+    """A hook that computes some nodes itself, together with what happens at their edges."""
+
+    def fused(self, step: Step, inputs: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+        """Return what a node with one output hands on, or None where the node is computed as usual.
+
+        Args:
+            step: the node.
+            inputs: as `read` returned them.
+        """
+        raise NotImplementedError
+
+
 class OnnxNamed(nn.Module):
     """A module whose parameters and parts have ONNX names, whose dots `load_state_dict` takes for parts of parts."""
 
@@ -159,6 +172,9 @@ class TorchGraph(OnnxNamed):
         inputs: list[torch.Tensor | None] = [values[name] if name else None for name in step.reads]
         if hook is not None:
             inputs = [None if v is None else hook.read(step, i, v) for i, v in enumerate(inputs)]
+            fused = hook.fused(step, inputs) if isinstance(hook, Fusing) else None
+            if fused is not None:
+                return (fused,)
         try:
             found = step.operator(step.call, inputs)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:  # torch's own checks

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from fewbits.numerics.affine import broadcast_grid, stored_shape
-from fewbits.runtime.torch_graph import OnnxNamed, Step, Tensors, TorchGraph
+from fewbits.runtime.torch_graph import Fusing, OnnxNamed, Step, Tensors, TorchGraph
 from fewbits.spec.encodings import Encoding
+from fewbits.spec.optable import NEVER_HALF
 from fewbits.spec.plan import Plan, Role
 from fewbits.spec.precision import FP16
 
@@ -25,6 +26,10 @@ class Quantizer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.is_on = True
+
+    def rectified(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Return relu(x) as the grid holds it, or None where that is not to be had in one step."""
+        return None
 
 
 class FakeQuantizer(Quantizer):
@@ -103,7 +108,7 @@ class _ByKey(OnnxNamed):
         return self._buffers.get(key)
 
 
-class QuantizedGraph(nn.Module):
+class QuantizedGraph(nn.Module, Fusing):
     """A float graph with a plan carried out: what the QDQ model computes, in torch.
 
     Every grid of the plan is a `FakeQuantizer` in `quantizers`, under its key; `switch` turns them on and off. fp16
@@ -153,7 +158,7 @@ class QuantizedGraph(nn.Module):
 
     def read(self, step: Step, position: int, value: torch.Tensor) -> torch.Tensor:
         """Hook: what a node sees at an input."""
-        if step.name in self._half and value.dtype == torch.float32:
+        if step.name in self._half and value.dtype == torch.float32 and (step.call.op, position) not in NEVER_HALF:
             return as_half(value)
         key = self.plan.inputs.get((step.name, position))
         if key is None:
@@ -167,6 +172,13 @@ class QuantizedGraph(nn.Module):
             return value  # its producer wrote it on this grid
         found: torch.Tensor = self.quantizer(key)(value)
         return found
+
+    def fused(self, step: Step, inputs: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+        """Hook: a Relu and the grid that it writes, where the quantizer takes both at once."""
+        if step.call.op != "Relu" or step.name in self._half or inputs[0] is None:
+            return None
+        key = self.plan.outputs.get(step.writes[0])
+        return None if key is None else self.quantizer(key).rectified(inputs[0])
 
     def wrote(
         self, step: Step, inputs: Sequence[torch.Tensor | None], outputs: tuple[torch.Tensor | None, ...]

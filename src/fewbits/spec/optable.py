@@ -76,3 +76,6 @@ FLOAT_REASONS: dict[str, str] = {
     "AveragePool": "no integer AveragePool has dilations",
     "Dropout": "in training mode it draws random numbers",
 }  # fmt: skip
+
+NEVER_HALF = frozenset({("Resize", 1), ("Resize", 2), ("Upsample", 1), ("GridSample", 1)})
+"""Inputs that keep float32 where their node is float16, which cannot tell the pixels of a large image apart."""

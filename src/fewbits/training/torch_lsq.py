@@ -12,6 +12,7 @@ the size of gradients, the learning rate is a share of the scale and of the rang
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ FARTHEST = 1e4
 _MOST_BITS = 16  # codes of more bits than this do not fit a float32
 _FEW_STEPS = 256  # of grids of 8 bits and less
 _LARGEST_SCALE = float(np.finfo(np.float32).max)
+_Real = Any  # a number, or a tensor like the scale
 
 
 class LearnedQuantizer(Quantizer):
@@ -116,92 +118,127 @@ class LearnedQuantizer(Quantizer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x` as the grid holds it, in the type of `x`; the tensor itself while switched off."""
-        if not self.is_on:
-            return x
-        zero_point = self.zero_point
-        low, high = self.spec.qmin - zero_point, self.spec.qmax - zero_point
-        elements = x.numel() / max(len(x), 1) if self.per_sample and x.ndim else x.numel() / self.start_scale.numel()
-        share = 1 / math.sqrt(max(elements, 1) * self.spec.qmax)
+        return self._learned(x) if self.is_on else x
+
+    def rectified(self, x: torch.Tensor) -> torch.Tensor | None:
+        """Return relu(x) as the grid holds it, or None while switched off or where the zero point is learned.
+
+        Bits and gradients are those of the two in turn: codes below that of zero are not used, values below zero have
+        no gradient, and the scale gets none from them.
+        """
+        return self._learned(x, is_rectified=True) if self.is_on and self.zero_share is None else None
+
+    def _learned(self, x: torch.Tensor, *, is_rectified: bool = False) -> torch.Tensor:
         found: torch.Tensor = _Learned.apply(  # type: ignore[no-untyped-call]
-            x, self.ratio, self.zero_share, self.scale, low, high, share / self.start_scale, share
+            x, self.ratio, self.zero_share, self._now(x, is_rectified=is_rectified)
         )
         return found
+
+    def _now(self, x: torch.Tensor, *, is_rectified: bool) -> "_Grid":
+        spec, scale, zero_point = self.spec, self.scale, self.zero_point
+        is_number = scale.ndim == 0 and scale.device.type == "cpu"
+        zero: _Real = float(zero_point) if is_number else zero_point
+        elements = x.numel() / max(len(x), 1) if self.per_sample and x.ndim else x.numel() / scale.numel()
+        return _Grid(
+            scale=scale,
+            start=float(self.start_scale) if is_number else self.start_scale,
+            low=zero * 0.0 if is_rectified else spec.qmin - zero,  # no zero point is below the lowest code
+            high=spec.qmax - zero,
+            share=1 / math.sqrt(max(elements, 1) * spec.qmax),
+            steps=spec.qmax - spec.qmin,
+            is_number=is_number,
+            is_rectified=is_rectified,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """A grid at one moment.
+
+    Attributes:
+        scale: in a layout that broadcasts.
+        start: scale that the ratio counts from.
+        low, high: lowest and highest code, less the zero point; after a Relu, the lowest is that of zero.
+        share: factor g of the gradients of scale and zero point.
+        steps: highest less lowest code.
+        is_number: whether `start`, `low` and `high` are numbers instead of tensors like `scale`: faster where there is
+            no device to wait for.
+        is_rectified: whether a Relu comes first.
+    """
+
+    scale: torch.Tensor
+    start: _Real
+    low: _Real
+    high: _Real
+    share: float
+    steps: int
+    is_number: bool
+    is_rectified: bool
+
+    def held(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x` as the grid holds it, in float32."""
+        y = torch.div(x.float(), self.scale).round_()
+        return y.clamp_(self.low, self.high).add_(0.0).mul_(self.scale)  # -0.0 becomes the 0.0 that a code stands for
+
+    def ends(self) -> tuple[_Real, _Real]:
+        """Return the ends between which values have a gradient: half a step outside the range, zero after a Relu."""
+        scale: _Real = float(self.scale) if self.is_number else self.scale
+        return (self.low if self.is_rectified else self.low - 0.5) * scale, (self.high + 0.5) * scale
 
 
 class _Learned(torch.autograd.Function):
     """Everything at once, in few passes over memory; keeps only `x` and `y`, which the neighbours keep anyway."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917 - as torch calls it
-        ctx: Any,
-        x: torch.Tensor,
-        ratio: torch.Tensor | None,
-        zero_share: torch.Tensor | None,
-        scale: torch.Tensor,
-        low: torch.Tensor,
-        high: torch.Tensor,
-        ratio_rate: torch.Tensor,
-        zero_rate: float,
+    def forward(
+        ctx: Any, x: torch.Tensor, ratio: torch.Tensor | None, zero_share: torch.Tensor | None, grid: _Grid
     ) -> torch.Tensor:
-        y = _held(x, scale, low, high).to(x.dtype)
-        ctx.save_for_backward(x, y, scale, low, high, ratio_rate)
-        ctx.zero_rate = zero_rate
+        y = grid.held(x).to(x.dtype)
+        ctx.save_for_backward(x, y)
+        ctx.grid = grid
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, y, scale, low, high, ratio_rate = ctx.saved_tensors
+        grid: _Grid = ctx.grid
+        x, y = ctx.saved_tensors
         if x.dtype != torch.float32:  # under autocast `y` is rounded too coarsely to tell its distance from `x`
             x = x.float()
-            y = _held(x, scale, low, high)
+            y = grid.held(x)
         given = _like(gradients[0], x)
-        ends = (low - 0.5) * scale, (high + 0.5) * scale
-        inside = _inside(given, x, *ends)
+        inside = _inside(given, x, *grid.ends())
         for_ratio = for_zero = None
         if ctx.needs_input_grad[1]:
-            for_ratio = _along_scale(given, inside, (x, y), scale, ends) / scale * ratio_rate
+            for_ratio = _along_scale(given, inside, (x, y), grid) / grid.scale * (grid.share / grid.start)
         if ctx.needs_input_grad[2]:
-            outside = given.sum_to_size(scale.shape) - inside.sum_to_size(scale.shape)
-            for_zero = outside / (scale * (low - high)) * ctx.zero_rate
+            outside = given.sum_to_size(grid.scale.shape) - inside.sum_to_size(grid.scale.shape)
+            for_zero = outside / grid.scale * (-grid.share / grid.steps)
         for_x = inside.to(gradients[0].dtype) if ctx.needs_input_grad[0] else None
-        return for_x, for_ratio, for_zero, None, None, None, None, None
+        return for_x, for_ratio, for_zero, None
 
 
-def _is_number(scale: torch.Tensor) -> bool:
-    """Whether torch is faster with numbers, which need not wait for a device, than with tensors of one element."""
-    return scale.ndim == 0 and scale.device.type == "cpu"
-
-
-def _held(x: torch.Tensor, scale: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """Return `x` as the grid holds it, in float32."""
-    y = torch.div(x.float(), scale).round_()
-    y = y.clamp_(float(low), float(high)) if _is_number(scale) else y.clamp_(low, high)
-    return y.add_(0.0).mul_(scale)  # -0.0 becomes the 0.0 that a code stands for
-
-
-def _inside(given: torch.Tensor, x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+def _inside(given: torch.Tensor, x: torch.Tensor, low: _Real, high: _Real) -> torch.Tensor:
     """Return the gradient where `x` is in the range, and 0 elsewhere."""
-    if _is_number(low):  # in a tenth of the time of `where`
-        found: torch.Tensor = torch.ops.aten.hardtanh_backward(given, x, float(low), float(high))
-        return found
-    return torch.where((x > low) & (x < high), given, 0.0)
+    if isinstance(low, torch.Tensor):
+        return torch.where((x > low) & (x < high), given, 0.0)
+    found: torch.Tensor = torch.ops.aten.hardtanh_backward(given, x, low, high)  # in a tenth of the time of `where`
+    return found
 
 
 def _along_scale(
-    given: torch.Tensor,
-    inside: torch.Tensor,
-    pair: tuple[torch.Tensor, torch.Tensor],
-    scale: torch.Tensor,
-    ends: tuple[torch.Tensor, torch.Tensor],
+    given: torch.Tensor, inside: torch.Tensor, pair: tuple[torch.Tensor, torch.Tensor], grid: _Grid
 ) -> torch.Tensor:
-    """Return s dL/ds: the sum of (y - x) dL/dy inside the range and of y dL/dy outside, in the layout of `scale`."""
+    """Return s dL/ds: the sum of (y - x) dL/dy inside the range and of y dL/dy outside, in the layout of the scale."""
     x, y = pair
-    if _is_number(scale) and float(ends[1] - ends[0]) <= _FEW_STEPS * float(scale):
-        total = _dot(given, y) - _dot(inside, x)
-        if bool(total.isfinite()):  # an infinite `x` outside makes it NaN
+    if grid.steps <= _FEW_STEPS:
+        if grid.is_number:
+            total = _dot(given, y) - _dot(inside, x)
+        else:
+            total = (given * y).addcmul_(inside, x, value=-1).sum_to_size(grid.scale.shape)
+        if math.isfinite(total if grid.is_number else total.sum()):  # an infinite `x` outside makes it NaN
             return total
-    error = y - x.clamp(*ends)  # differences lose digits where they are taken last and steps are many
-    return (inside * error + (given - inside) * y).sum_to_size(scale.shape)
+    error = y - x.clamp(*grid.ends())  # differences lose digits where they are taken last and steps are many
+    return (inside * error + (given - inside) * y).sum_to_size(grid.scale.shape)
 
 
 def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
