@@ -32,8 +32,9 @@ class Case:
 CASES = {
     "resnet20 w4a8": Case(RESNET20, "w4a8", 81.0, 1000, 1000),
     "resnet20 w4a4": Case(RESNET20, "w4a4", 79.0, 1000, 1500),
-    "resnet20 w3a8": Case(RESNET20, "w3a8", 79.0, 1000, 1500),
-    "imdn w8a8": Case(NETWORKS["imdn"], "w8a8", 36.9, 5, 150),
+    "resnet20 w3a8": Case(RESNET20, "w3a8", 80.6, 1000, 1500),
+    "imdn w8a8": Case(NETWORKS["imdn"], "w8a8", 36.9, 5, 800),
+    "mobilenetv1 w4a8": Case(NETWORKS["mobilenetv1"], "w4a8", 74.25, 400, 300),
 }
 
 
@@ -70,6 +71,7 @@ def run(case: Case, threads: int) -> dict[str, Any]:
         rows[name] = result.score.value
         rows[f"{name}_s"] = result.methods[-1].seconds
         rows[f"{name}_objective"] = result.methods[-1].objective
+        rows[f"{name}_notes"] = [note for note in result.record.notes if note.startswith("qat:")]
         rows[f"{name}_wall_s"] = time.perf_counter() - begin
     return rows
 

@@ -56,6 +56,17 @@ def test_the_float_model_as_it_was_travels_along(run):
     assert (run.output / names.REFERENCE).is_file()
 
 
+def test_a_module_made_of_a_run_refers_to_the_float_model_as_it_was(run):
+    module = trainable(run.output, data=CALIB, precision="w4a4", samples=64, run_options=ONE).eval()
+    name, images = module.graph.input_names[0], np.load(EVAL)["image"][:100]
+    with torch.no_grad():
+        (found,) = module.reference({name: torch.from_numpy(images)}).values()
+        (trained,) = module.graph({name: torch.from_numpy(images)}).values()
+    (wanted,) = open_session(run.output / names.REFERENCE, options=ONE)({name: images}).values()
+    np.testing.assert_allclose(found.numpy(), wanted, atol=1e-3 * np.abs(wanted).max())
+    assert np.abs(trained.numpy() - wanted).max() > 0.05 * np.abs(wanted).max()
+
+
 def test_equal_seeds_give_equal_bytes(tmp_path):
     training = fewbits.Training(steps=8, rate=0.002, seed=3)
     for name in ("one", "two"):

@@ -1,5 +1,6 @@
 """Commands auto and latency: the whole workflow, and what its models took on the device."""
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,7 +71,7 @@ _LatencyBy = Annotated[
     ),
 ]
 _Time = Annotated[str | None, typer.Option("--time", metavar="T", help="90s, 10m, 1h: no step is begun after that.")]
-_Qat = Annotated[bool, typer.Option("--qat", help="Train, too, whatever the other steps find.")]
+_Qat = Annotated[bool, typer.Option("--qat/--no-qat", help="Train, too, whatever the other steps find.")]
 _Soc = Annotated[
     str | None,
     typer.Option("--soc", metavar="CHIP", help="To compile for.", show_default="one of the target"),
@@ -138,8 +139,13 @@ def _resumed(ctx: typer.Context, given: dict[str, Any], run: Path) -> dict[str, 
     if settings is None:
         raise SpecError(f"There is no {SETTINGS_FILE} in {str(run)!r}: name the output folder of `fewbits auto`.")
     named = {name for name in given if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
-    kept = {name: item.value for name, item in settings.defaults("auto", ()).items()}
-    found = {name: kept.get(name, value) if name not in named else value for name, value in given.items()}
+    if "output" in named and Path(given["output"]).resolve() != run.resolve():
+        raise SpecError(f"--resume goes on in {str(run)!r}: leave -o out.")
+    # another settings file, of the current folder, has no say in a run that has its own
+    plain = {name: item.default for name, item in inspect.signature(auto).parameters.items()}
+    flags = [f"--{name.replace('_', '-')}" for name in named if name != "soc"]
+    kept = {name: item.value for name, item in settings.defaults("auto", flags).items()}
+    found = {name: value if name in named else kept.get(name, plain[name]) for name, value in given.items()}
     return {**found, "output": run}
 
 

@@ -1,55 +1,25 @@
-"""Distillation: the quantized model learns to give what the float model gives, without labels.
+"""Distillation: the quantized model learns to give what the float model gives.
 
 The loss is the squared error of every output relative to that output's power in the float model, and with less weight
-that of block outputs as hints (Romero et al. 2015, FitNets). Adam changes each parameter by a share of its own size, so
-that one learning rate suits weights, biases and scales of every network; the rate falls along a cosine. The state with
-the least loss on held-out samples is kept, the start among them.
+that of block outputs as hints (Romero et al. 2015, FitNets): before training, hints count 0.3 of what outputs do, and
+neither drowns the other. Where labels are asked for, the error against them is added: cross-entropy relative to
+that of guessing, or squared error relative to the power of the output.
 """
 
-import copy
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
-from fewbits.runtime.progress import Progress
-from fewbits.training.schedule import RATES, Training
+from fewbits.errors import DataError
+from fewbits.training.schedule import LABELS, LabelLoss
 from fewbits.training.torch_samples import Samples, Tensors
 
-Student = Callable[[Tensors], dict[str, torch.Tensor]]
 _HINTS = 0.3  # weight of all hints together, where the outputs have 1
-_WARM = 0.05  # share of the steps in which the rate rises
-_CHECKS = 20  # looks at the held-out samples
-_PATIENCE = 12  # looks without a better state before training stops
-_TRIAL = 0.04  # share of the steps that each rate is tried for
-_FEWEST_TRIED = 20
-_BETAS = (0.9, 0.99)
-
-
-@dataclass(frozen=True, slots=True)
-class Distilled:
-    """How a training went.
-
-    Attributes:
-        rate: the learning rate.
-        steps: that were made.
-        before, after: loss on held-out samples.
-        history: (step, loss on the held-out samples).
-        stopped: why it ended before its last step; empty where it did not.
-        notes: sentences for the user.
-    """
-
-    rate: float
-    steps: int
-    before: float
-    after: float
-    history: tuple[tuple[int, float], ...]
-    stopped: str = ""
-    notes: tuple[str, ...] = ()
+_LABELS = 1.0  # weight of labels, where the outputs have 1
 
 
 @dataclass(eq=False)
@@ -61,16 +31,33 @@ class Distillation:
         teacher: module that returns the same names.
         outputs: names of the model's outputs that are compared.
         hints: names of further ones.
+        scales: parameters of the student that are scales and zero points: they have a learning rate of their own.
+        with_labels: batches have labels, and these count.
+
+    Attributes:
+        powers: variance of every tensor that is compared.
+        weights: of outputs, hints and labels in the loss.
+        label_loss: how labels are compared; None where they do not count.
     """
 
     student: nn.Module
     teacher: nn.Module
     outputs: Sequence[str]
     hints: Sequence[str] = ()
+    scales: Collection[nn.Parameter] = ()
+    with_labels: bool = False
     powers: dict[str, float] = field(default_factory=dict)
+    weights: tuple[float, float, float] = (1.0, _HINTS, 0.0)
+    label_loss: LabelLoss | None = None
 
     def prepare(self, samples: Samples) -> None:
-        """Note the power of every compared tensor; those that are constant or no real numbers are not compared."""
+        """Note the power of every compared tensor, and weigh hints by what their error is now.
+
+        Tensors that are constant or no real numbers are not compared.
+
+        Raises:
+            DataError: the labels do not fit the output.
+        """
         sums: dict[str, list[torch.Tensor]] = {}
         with torch.no_grad():
             for batch in samples.held_out:
@@ -84,107 +71,81 @@ class Distillation:
             power = square / count - (total / count) ** 2
             if math.isfinite(power) and power > 0:
                 self.powers[name] = power
+        if self.with_labels:
+            self.label_loss = self._fitting_loss(samples.held_out[0])
+        outputs, hints, _ = self._held_out_parts(samples)
+        weight = _HINTS * outputs / hints if outputs > 0 and hints > 0 else _HINTS
+        self.weights = (1.0, weight, _LABELS if self.with_labels else 0.0)
 
     def loss(self, batch: Tensors) -> torch.Tensor:
         """Return the loss on one batch."""
+        return torch.stack([w * part for w, part in zip(self.weights, self._parts(batch), strict=True) if w]).sum()
+
+    def held_out_loss(self, samples: Samples) -> float:
+        """Return the mean loss on the held-out samples, in evaluation mode."""
+        return sum(w * part for w, part in zip(self.weights, self._held_out_parts(samples), strict=True))
+
+    def _held_out_parts(self, samples: Samples) -> tuple[float, float, float]:
+        self.student.eval()
+        with torch.no_grad():
+            found = [[float(part) for part in self._parts(batch)] for batch in samples.held_out]
+        self.student.train()
+        outputs, hints, labels = (sum(part) / len(found) for part in zip(*found, strict=True))
+        return outputs, hints, labels
+
+    def _parts(self, batch: Tensors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the error of outputs, of hints, and against labels."""
         with torch.no_grad():
             wanted = self.teacher(batch)
         given = self.student(batch)
 
-        def mean(names: Sequence[str]) -> torch.Tensor | float:
+        def mean(names: Sequence[str]) -> torch.Tensor:
             errors = [(given[n] - wanted[n]).pow(2).mean() / self.powers[n] for n in names if n in self.powers]
-            return torch.stack(errors).mean() if errors else 0.0
+            return torch.stack(errors).mean() if errors else torch.zeros(())
 
-        return torch.as_tensor(mean(self.outputs) + _HINTS * mean(self.hints))
+        against = torch.zeros(())
+        if self.label_loss is not None:
+            output = self.outputs[0]
+            against = _LOSSES[self.label_loss](given[output], batch[LABELS], self.powers.get(output, 1.0))
+        return mean(self.outputs), mean(self.hints), against
 
-    def held_out_loss(self, samples: Samples) -> float:
-        """Return the mean loss on the held-out samples, in evaluation mode."""
-        self.student.eval()
+    def _fitting_loss(self, batch: Tensors) -> LabelLoss:
+        """Return how labels of this kind are compared with the output."""
+        labels = batch[LABELS]
+        if len(self.outputs) != 1:
+            raise DataError(
+                f"Labels say what one output should be, and this model has {len(self.outputs)}: leave out --labels, or "
+                f"train in a loop of your own with fewbits.qat.trainable."
+            )
         with torch.no_grad():
-            found = [float(self.loss(batch)) for batch in samples.held_out]
-        self.student.train()
-        return sum(found) / len(found)
+            given = self.teacher(batch)[self.outputs[0]]
+        if labels.is_floating_point() and labels.shape == given.shape:
+            return "squared-error"
+        places = (len(given), *given.shape[2:])
+        if not labels.is_floating_point() and given.ndim > 1 and tuple(labels.shape) == places:
+            if int(labels.min()) < 0 or int(labels.max()) >= given.shape[1]:
+                raise DataError(
+                    f"Labels from {int(labels.min())} to {int(labels.max())} are no classes of an output of "
+                    f"{given.shape[1]}: leave out --labels, or give classes from 0 on."
+                )
+            return "cross-entropy"
+        raise DataError(
+            f"Labels of {labels.dtype} {list(labels.shape)} are neither classes nor real values of the output "
+            f"{list(given.shape)}: leave out --labels, or train in a loop of your own with fewbits.qat.trainable."
+        )
 
 
-def distill(pair: Distillation, samples: Samples, training: Training, *, progress: Progress | None = None) -> Distilled:
-    """Train the student in place; it ends in its best state.
-
-    Args:
-        pair: student and teacher.
-        samples: what is trained on, and what judges.
-        training: how long and how fast.
-        progress: told of every step.
-    """
-    begin = time.perf_counter()
-    pair.prepare(samples)
-    first = pair.held_out_loss(samples)
-    notes = () if samples.holds_out else ("There are too few samples to hold any out: the same ones judged.",)
-    rate = training.rate or _best_rate(pair, samples, training)
-    best, least, waited = _state(pair.student), first, 0
-    history = [(0, first)]
-    optimizer = _optimizer(pair.student)
-    pause, stopped, done = max(training.steps // _CHECKS, 1), "", 0
-    batches = samples.forever(training.seed)
-    for step in range(training.steps):
-        _step(pair, next(batches), optimizer, rate * _share(step, training.steps))
-        done = step + 1
-        if progress is not None:
-            progress.advance(1)
-        is_late = training.minutes is not None and time.perf_counter() - begin > 60 * training.minutes
-        if done % pause and done < training.steps and not is_late:
-            continue
-        found = pair.held_out_loss(samples)
-        history.append((done, found))
-        waited = 0 if found < least else waited + 1
-        if found < least:
-            least, best = found, _state(pair.student)
-        if is_late or waited >= _PATIENCE:
-            stopped = "the time was up" if is_late else "held-out samples got no better"
-            break
-    pair.student.load_state_dict(best)
-    return Distilled(rate, done, first, least, tuple(history), stopped, notes)
+def _cross_entropy(given: torch.Tensor, labels: torch.Tensor, _: float) -> torch.Tensor:
+    """Return the cross-entropy relative to that of guessing."""
+    return functional.cross_entropy(given, labels.long()) / math.log(max(given.shape[1], 2))
 
 
-def _best_rate(pair: Distillation, samples: Samples, training: Training) -> float:
-    """Return the rate with the least held-out loss after a few steps; the student ends as it began."""
-    begin, found = _state(pair.student), {}
-    count = min(max(int(training.steps * _TRIAL), _FEWEST_TRIED), training.steps)
-    for rate in RATES:
-        optimizer, batches = _optimizer(pair.student), samples.forever(training.seed)
-        for step in range(count):
-            _step(pair, next(batches), optimizer, rate * _share(step, count))
-        found[rate] = pair.held_out_loss(samples)
-        pair.student.load_state_dict(begin)
-    finite = {rate: loss for rate, loss in found.items() if math.isfinite(loss)}
-    return min(finite, key=lambda rate: finite[rate]) if finite else RATES[0]
+def _squared_error(given: torch.Tensor, labels: torch.Tensor, power: float) -> torch.Tensor:
+    """Return the squared error relative to the power of the output."""
+    return functional.mse_loss(given, labels) / power
 
 
-def _optimizer(student: nn.Module) -> torch.optim.Adam:
-    groups: list[dict[str, Any]] = []
-    for parameter in student.parameters():
-        if parameter.requires_grad:
-            size = float(parameter.detach().double().pow(2).mean().sqrt())
-            groups.append({"params": [parameter], "size": size or 1e-3, "lr": 0.0})
-    return torch.optim.Adam(groups, lr=0.0, betas=_BETAS)
-
-
-def _step(pair: Distillation, batch: Tensors, optimizer: torch.optim.Adam, rate: float) -> None:
-    pair.student.train()
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["size"]
-    loss = pair.loss(batch)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-
-
-def _share(step: int, steps: int) -> float:
-    """Return the share of the rate at a step: a short rise, then half a cosine."""
-    warm = max(int(steps * _WARM), 1)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
-
-
-def _state(module: nn.Module) -> dict[str, Any]:
-    return copy.deepcopy(module.state_dict())
+_LOSSES: dict[LabelLoss, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
+    "cross-entropy": _cross_entropy,
+    "squared-error": _squared_error,
+}

@@ -1,7 +1,9 @@
-"""Training without labels: a quantized model in, one with trained weights, biases, scales and zero points out."""
+"""Training: a quantized model in, one with trained weights, biases, scales and zero points out."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +16,34 @@ from fewbits.improvement.torch_walk import Start
 from fewbits.numerics.affine import fake_quantize
 from fewbits.quantization.layers import find_layers
 from fewbits.runtime.progress import Progress
+from fewbits.runtime.store import key_of
 from fewbits.runtime.torch_graph import TorchGraph
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
 from fewbits.training.schedule import Training
-from fewbits.training.torch_distill import Distillation, Distilled, distill
+from fewbits.training.torch_checkpoint import Checkpoint
+from fewbits.training.torch_distill import Distillation
+from fewbits.training.torch_loop import Distilled, distill
 from fewbits.training.torch_samples import Samples
 from fewbits.training.torch_trainable import Trainable
+from fewbits.training.windows import open_axes
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 OUTPUTS = "all outputs"
 """What the error of training is of, where improvers name layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where a training is kept while it runs.
+
+    Attributes:
+        path: the file.
+        key: hash of the models and grids that it starts from.
+    """
+
+    path: Path
+    key: str
 
 
 def hint_names(model: ir.Model) -> tuple[str, ...]:
@@ -41,33 +60,54 @@ def train_model(
     training: Training,
     *,
     hints: Sequence[str] = (),
+    kept: Kept | None = None,
     progress: Progress | None = None,
 ) -> Improved:
     """Return the current model as training leaves it: weights on their grids, and all grids but those of biases pinned.
 
     Args:
         start: the float model, which is the teacher; the quantized one; both hand out `hints`, too.
-        feeds: what is trained on, one entry per batch.
+        feeds: what is trained on, one entry per batch, labels under `LABELS`.
         training: how long and how fast.
         hints: names of outputs that count less than those of the model.
+        kept: where a training that was stopped goes on; None keeps nothing.
         progress: told of every step.
 
     Raises:
-        SpecError: the device is not there, or a grid cannot be trained.
+        SpecError: the device is not there, a grid cannot be trained, or windows cannot be cut.
         ModelError: the graph has an operator that the torch executor lacks, or training diverged.
-        DataError: there are no samples.
+        DataError: there are no samples, or their labels do not fit.
+        OutputError: the checkpoint cannot be read or written.
     """
     check_device(training.device)
     teacher = TorchGraph(start.reference).eval().to(training.device)
     student = Trainable(start.current, start.plan, start.encodings).to(training.device)
     outputs = [name for name in teacher.output_names if name not in hints]
-    pair = Distillation(student, teacher, outputs, hints)
-    went = distill(pair, Samples(feeds, training.batch_size, training.device), training, progress=progress)
+    scales = tuple(student.quantizers.parameters())
+    pair = Distillation(student, teacher, outputs, hints, scales, with_labels=training.labels)
+    read: list[str] = []
+    axes = open_axes(start.current)
+    samples = Samples(
+        _noted(feeds, read), training.batch_size, training.device, axes=axes, window=training.window
+    )  # fmt: skip
+    checkpoint = Checkpoint(
+        None if kept is None else kept.path,
+        lambda: key_of("qat", "" if kept is None else kept.key, asdict(training), list(hints), read),
+    )
+    went = distill(pair, samples, training, checkpoint=checkpoint, progress=progress)
     made = student.eval().finish()
     model = on_grids(made.model, start.plan, made.pinned)
     errors = {OUTPUTS: (went.before, went.after)}
     changed = tuple(layer.node for layer in find_layers(model.graph)) if went.after < went.before else ()
-    return Improved(model, made.pinned if changed else {}, changed, {}, errors, (*_told(went), *went.notes))
+    notes = (_told(went, pair), *samples.notes)
+    return Improved(model, made.pinned if changed else {}, changed, {}, errors, notes)
+
+
+def _noted(feeds: Iterable[Arrays], read: list[str]) -> Iterator[Arrays]:
+    """Yield `feeds`, and note the content hash of each."""
+    for arrays in feeds:
+        read.append(key_of(dict(arrays)))
+        yield arrays
 
 
 def on_grids(model: ir.Model, plan: Plan, encodings: Mapping[str, Encoding]) -> ir.Model:
@@ -82,10 +122,11 @@ def on_grids(model: ir.Model, plan: Plan, encodings: Mapping[str, Encoding]) -> 
     return model
 
 
-def _told(went: Distilled) -> tuple[str, ...]:
+def _told(went: Distilled, pair: Distillation) -> str:
     why = f", and stopped since {went.stopped}" if went.stopped else ""
-    told = (
-        f"Training took {went.steps} steps at a rate of {went.rate:g}{why}; on held-out samples the error of outputs "
-        f"and blocks, relative to their power, went from {went.before:.4g} to {went.after:.4g}."
+    what = {None: "", "cross-entropy": " and cross-entropy of labels", "squared-error": " and squared error of labels"}
+    return (
+        f"Training took {went.steps} steps at a rate of {went.rate:g} for weights and {went.scale_rate:g} for scales"
+        f"{why}; on held-out samples the error of outputs and blocks{what[pair.label_loss]}, weighed in units of the "
+        f"power of outputs, went from {went.before:.4g} to {went.after:.4g}."
     )
-    return (told,)

@@ -1,6 +1,6 @@
 """A plan carried out on a float graph as a module to train: weights and biases under their ONNX names, and scales."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
+from torch import nn
 
 from fewbits.errors import DataError, ModelError, SpecError
 from fewbits.graph.topology import op_rule
@@ -20,6 +21,9 @@ from fewbits.spec.encodings import Encoding
 from fewbits.spec.optable import Kind
 from fewbits.spec.plan import Grid, Plan, Role
 from fewbits.training.torch_lsq import LearnedQuantizer
+from fewbits.training.torch_names import NetNames, find_names, graph_values, net_state
+from fewbits.training.torch_reestimate import Reestimated, reestimate
+from fewbits.training.torch_segments import run_in_segments
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +48,20 @@ class Trainable(QuantizedGraph):
     In evaluation mode it computes what the exported model does: biases are rounded to the int32 grids that follow from
     the scales of the moment. While training, biases are float, since those grids round far below all others. Grids that
     share an encoding in the plan learn it together. Grids stay as they are where the operator fixes the range or the
-    plan asks for headroom, and where `fixed` names them. fp16 nodes read and write values rounded to float16.
+    plan asks for headroom, and where `fixed` names them. A zero point stays where the grid is symmetric, and where it
+    starts as the lowest or highest code, since such a range ends at zero for a reason. fp16 nodes read and write values
+    rounded to float16.
+
+    Works: `state_dict` and `load_state_dict`, alone or as a part of your own module, and optimizers' own; training goes
+    on bit for bit where it was saved. `copy.deepcopy` and `torch.optim.swa_utils.AveragedModel`. `torch.autocast` with
+    bfloat16: operators compute in it, grids and parameters stay float32; leave it to evaluate as the exported file
+    does. Gradient checkpointing: set `segments`. `DistributedDataParallel`, the module made in every process: where
+    several keep a model file, convert once and make it from the file. Any device.
+
+    Does not: other types than float32 (`.half()`, `.to(torch.bfloat16)`, `.double()`) are refused, since grids are
+    defined in it. `torch.save(module)` and pickling: save `state_dict()`. `torch.compile` gives the same bits and
+    nothing in return: the graph is interpreted node by node, and compiled code is left at every quantizer, so that it
+    compiles for long and runs no faster; compile what is around the module.
 
     Args:
         model: the float model to start from, prepared; not changed.
@@ -52,11 +69,21 @@ class Trainable(QuantizedGraph):
         encodings: grid key -> encoding to start from.
         fixed: keys of further grids that are not learned.
         exporter: called by `export` with the module and its arguments.
+        reference: the float network that `reestimate` aims at; None takes `model`.
+
+    Attributes:
+        segments: 0 keeps all that gradients need; otherwise the graph runs in as many segments while it trains, of
+            which one at a time is kept and the others are computed again in the backward pass: the same bits, one more
+            forward pass. The square root of the number of nodes needs the least memory.
+        names: what the parameters are called in the torch module that the model was converted from; None where there
+            is none.
 
     Raises:
         ModelError: the graph has an operator that the torch executor lacks.
         SpecError: a grid is per block or has more than 16 bits, or `fixed` names none of the plan.
     """
+
+    codes: torch.Tensor
 
     def __init__(
         self,
@@ -66,12 +93,15 @@ class Trainable(QuantizedGraph):
         *,
         fixed: Collection[str] = (),
         exporter: Callable[..., Any] | None = None,
+        reference: ir.Model | None = None,
     ) -> None:
         super().__init__(TorchGraph(model), plan, encodings)
         unknown = sorted(set(fixed) - set(plan.grids))
         if unknown:
             raise SpecError(f"The plan has no grid {unknown[0]!r} that could be kept fixed: name keys of its grids.")
-        self._origin = _Origin(model)
+        self.segments = 0
+        self.names: NetNames | None = None
+        self._origin = _Origin(model, model if reference is None else reference)
         self._exporter = exporter
         self._decayed = _multiplied(model.graph)
         known = dict(self.graph.named_values())
@@ -89,6 +119,8 @@ class Trainable(QuantizedGraph):
                 raise SpecError(f"The grid {key!r} cannot be trained: {error}") from error
             self.quantizers.set_quantizer(key, made)
         self._tie(encodings)
+        limits = [[grid.spec.qmin, grid.spec.qmax] for grid in plan.grids.values() if grid.role is not Role.BIAS]
+        self.register_buffer("codes", torch.tensor(limits, dtype=torch.float32).reshape(-1, 2))
 
     def _tie(self, encodings: Mapping[str, Encoding]) -> None:
         """Let grids that copy an encoding use the quantizer of its origin, and biases those that they are scaled by."""
@@ -118,17 +150,25 @@ class Trainable(QuantizedGraph):
             DataError: an input is missing, or there are too many.
             ModelError: an operator cannot compute what it is given.
         """
-        if isinstance(feeds, Mapping):
-            return super().forward(feeds)
-        given, names = (feeds, *more), self.graph.input_names
-        if len(given) != len(names):
-            raise DataError(f"The model reads {len(names)} inputs ({', '.join(names)}), and was given {len(given)}.")
-        return super().forward(dict(zip(names, given, strict=True)))
+        if not isinstance(feeds, Mapping):
+            given, names = (feeds, *more), self.graph.input_names
+            if len(given) != len(names):
+                many = f"{len(names)} inputs ({', '.join(names)})"
+                raise DataError(f"The model reads {many}, and was given {len(given)}.")
+            feeds = dict(zip(names, given, strict=True))
+        if self.segments and self.training and torch.is_grad_enabled():
+            return run_in_segments(self.graph, feeds, self, self.segments)
+        return super().forward(feeds)
 
     def parameter_groups(
         self, lr: float, *, scale_lr: float | None = None, weight_decay: float = 0.0
     ) -> list[dict[str, Any]]:
         """Return groups for an optimizer of torch: weights; biases and normalizations; scales and zero points.
+
+        Every parameter that learns is in one group, and a parameter that grids share is there once. Scales and zero
+        points are relative, so that Adam and its kin suit them: a step changes a scale by about `scale_lr` of itself.
+        Under plain SGD their gradients have LSQ's size, and one rate may do for all. Schedules, gradient clipping and
+        optimizers that take groups work as for any module.
 
         Args:
             lr: learning rate of weights, biases and normalizations.
@@ -147,6 +187,71 @@ class Trainable(QuantizedGraph):
             {"params": groups["biases"], "lr": lr, "weight_decay": 0.0, "name": "biases"},
             {"params": groups["scales"], "lr": scales, "weight_decay": 0.0, "name": "scales"},
         ]
+
+    @property
+    def reference(self) -> TorchGraph:
+        """A new float network, the one that the quantized network was made of, before any training."""
+        return TorchGraph(self._origin.reference).eval().to(self.graph.device)
+
+    def reestimate(self, batches: Iterable[Any], reference: TorchGraph | None = None) -> Reestimated:
+        """Give layers the channel means and standard deviations that they have in the float network; reads no labels.
+
+        What re-estimating BatchNorms is where they are folded: rows of weights, their scales and biases change, codes
+        do not. It is for Conv and Gemm with a bias and a weight scale per channel. Nothing calls it by itself: it is
+        for a network that was not trained, or trained to follow the float one. Labels move statistics for a reason, and
+        taking them back may cost more than it brings, so keep it where the score says so.
+
+        Args:
+            batches: what the module is called with, without labels; all of them are held in memory.
+            reference: the float network, with the same nodes; None takes the one before training.
+
+        Raises:
+            DataError: there are no batches, or one of them cannot be used.
+            SpecError: the reference lacks a node.
+        """
+        return reestimate(self, batches, self.reference if reference is None else reference)
+
+    def torch_state_dict(self, net: nn.Module) -> dict[str, torch.Tensor]:
+        """Return a state dict with the trained values for the torch module that `from_torch` was given.
+
+        Weights and biases are carried over, as trained and not rounded: `net` then computes in evaluation mode what the
+        float graph does. Of a BatchNorm, which was folded, only the bias takes new values; its weight, running mean and
+        variance stay as `net` has them. Scales and zero points have no place there. Other entries stay.
+
+        Args:
+            net: the module or one like it, with the BatchNorm statistics to keep; not changed.
+
+        Raises:
+            SpecError: this module was not made by `from_torch`, or `net` is another one.
+            ModelError: a trained parameter has no entry in `net`.
+        """
+        return net_state(self._names(), net, dict(self.graph.named_values()))
+
+    def load_torch(self, net: nn.Module) -> None:
+        """Take over the weights and biases of the torch module that `from_torch` was given; grids stay as they are.
+
+        BatchNorms are folded with the statistics that they have now. Trained parameters that have no entry in `net`
+        stay.
+
+        Raises:
+            SpecError: this module was not made by `from_torch`, or `net` is another one.
+        """
+        mine = dict(self.graph.named_values())
+        with torch.no_grad():
+            for name, value in graph_values(self._names(), net).items():
+                if mine[name].numel() != value.numel():
+                    raise SpecError(f"{name!r} has {mine[name].numel()} elements here, and {value.numel()} in `net`.")
+                mine[name].copy_(value.reshape(mine[name].shape))
+
+    def name_after(self, net: nn.Module) -> None:
+        """Find what the parameters are called in the torch module that the model was converted from, just now."""
+        trained = frozenset(name for name, value in self.graph.named_values() if value.requires_grad)
+        self.names = find_names(net, self._origin.reference, trained)
+
+    def _names(self) -> NetNames:
+        if self.names is None:
+            raise SpecError("This module knows no torch module: make it with fewbits.qat.from_torch.")
+        return self.names
 
     def finish(self) -> Trained:
         """Return the model and the grids as they are now; training can go on.
@@ -183,6 +288,34 @@ class Trainable(QuantizedGraph):
         if self._exporter is None:
             raise SpecError("This module has nothing to export with: make it with fewbits.qat.trainable.")
         return self._exporter(self, output, **options)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        """Move the module, as torch does; refuse another type."""
+        found = fn(torch.zeros(1)).dtype
+        if found != torch.float32:
+            raise SpecError(
+                f"A module to train stays in float32, in which its grids are defined, and cannot become {found}: use "
+                f"torch.autocast to compute in fewer bits."
+            )
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *more: Any) -> None:
+        """Load, as torch does; refuse the state of another precision, whose tensors may well have the same shapes."""
+        saved = state_dict.get(f"{prefix}codes")
+        if saved is not None:
+            self._check_codes(saved.cpu())
+        super()._load_from_state_dict(state_dict, prefix, *more)
+
+    def _check_codes(self, saved: torch.Tensor) -> None:
+        keys = [key for key, grid in self.plan.grids.items() if grid.role is not Role.BIAS]
+        advice = "make it with the precision, profile and target of the saved one, or load its `graph` alone"
+        if len(saved) != len(keys):
+            raise SpecError(f"The saved state has {len(saved)} grids, and this module {len(keys)}: {advice}.")
+        mine = self.codes.cpu()
+        for key, theirs, own in zip(keys, saved, mine, strict=True):
+            if bool(((theirs - own).abs() > 0.5).any()):  # averages of equal numbers are off by a rounding
+                given, here = (f"{float(v[0]):.0f} to {float(v[1]):.0f}" for v in (theirs, own))
+                raise SpecError(f"The saved grid {key!r} has the codes {given}, and this module's {here}: {advice}.")
 
 
 class BiasQuantizer(Quantizer):
@@ -223,9 +356,10 @@ class BiasQuantizer(Quantizer):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Origin:
-    """The float model that training starts from, which copies of the module share: nothing changes it."""
+    """The float models that training starts from and refers to, which copies of the module share."""
 
     model: ir.Model
+    reference: ir.Model
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Origin":
         return self

@@ -89,6 +89,7 @@ def auto(
     all groups, training. The run ends at the first model that meets the goals, unless a cheaper one is asked for. From
     the first step on the output folder holds the best so far, and every model that was scored has a folder of its own.
     Scores are remembered: stopped at any moment and started again with the same options, a run scores nothing twice.
+    Folders of steps that an earlier run made there and this one did not are removed at its end.
 
     Args:
         model: a path, bytes, a model in memory, or the output folder of an earlier run, whose pinned encodings stay.
@@ -100,7 +101,7 @@ def auto(
         max_latency: acceptable latency of one sample: 2 (milliseconds), "2ms", "800us"; None sets no limit.
         latency_by: who tells latencies: ort (measured here), qnn-estimate:CHIP, or device (`fewbits latency`); None is
             ort where a limit is set, and nobody elsewhere.
-        time: seconds, "30m", "1h": no step is begun after that.
+        time: seconds, "30m", "1h": no step is begun after that, but step 1. A run that goes on has all of it again.
         qat: train, too, whatever the other steps find.
         soc: chip to compile for, where Qualcomm's compiler is installed; None takes one of the target.
         target: device profile, its name, a TOML file or aimet:FILE.json.
@@ -133,9 +134,9 @@ def auto(
     opened = Opened.of(options, named, stages)
     options |= {"latency_by": by}
     with Store(Path(output) / STORE) as store:
-        if settings is not None:
-            write_file(Path(output) / SETTINGS, settings.encode())
         scored = opened.score(options, stages, store)
+        if settings is not None:  # those of an earlier run stay until these are known to be possible
+            write_file(Path(output) / SETTINGS, settings.encode())
         with stages.stage("preflight"):
             known = preflight(
                 scored.subject, scored.scoring, scored.before, samples=samples, stages=Stages(), goal=scored.goal,

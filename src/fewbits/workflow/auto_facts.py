@@ -54,10 +54,9 @@ def base_of(contenders: Sequence[Contender]) -> Contender | None:
 
 
 def wide_of(contenders: Sequence[Contender]) -> str | None:
-    """Return the cheapest acceptable uniform precision above w8a8 of the last time that such were scored."""
-    step = next((m.step for m in reversed(contenders) if m.step in UNIFORM), "")
-    found = [m for m in contenders if m.step == step and m.precision != BASE and is_acceptable(m)]
-    best = min(found, key=_operations, default=None)
+    """Return the cheapest acceptable uniform precision above w8a8, each as it was scored last."""
+    latest = {made.precision: made for made in contenders if made.step in UNIFORM and made.precision != BASE}
+    best = min(filter(is_acceptable, latest.values()), key=_operations, default=None)
     return None if best is None else best.precision
 
 

@@ -1,8 +1,9 @@
 """The latency of the models of a run: measured here, estimated by Qualcomm's compiler, or what the user measured."""
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from fewbits.workflow.ready import Ready
 from fewbits.workflow.score_memory import artifact_hash
 
 LATENCIES = "latency.json"
-"""What the user measured, by name of the model, in a run's folder."""
+"""What the user measured, by name of the model and content of its file, in a run's folder."""
 ORT, DEVICE = "ort", "device"
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
@@ -37,10 +38,11 @@ def parse_latency(text: float | str) -> float:
     Raises:
         SpecError: it is no latency.
     """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(us|ms|s|)\s*", str(text).lower())
-    if match is None or not float(match[1]) > 0:
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\s*(us|ms|s|)\s*", str(text).lower())
+    value = 0.0 if match is None else float(match[1]) * _UNITS[match[2] or "ms"]
+    if not 0 < value < math.inf:
         raise SpecError(f"The latency {str(text)!r} is none: write 2ms, 800us or 0.1s.")
-    return float(match[1]) * _UNITS[match[2] or "ms"]
+    return value
 
 
 def check_latency_by(text: str) -> str:
@@ -84,7 +86,7 @@ class Clock:
         if self.by is None or made.folder is None:
             return None
         if self.by == DEVICE:
-            return read_latencies(self.folder).get(made.name)
+            return read_latencies(self.folder, [made]).get(made.name)
         path = self.folder / made.folder
         if self.by == ORT:
             return self._measured(path) / 1e3
@@ -114,19 +116,29 @@ def dims_of(model: Path, ready: Ready) -> dict[str, int]:
     }
 
 
-def read_latencies(run: Path) -> Mapping[str, float]:
+def read_latencies(run: Path, contenders: Iterable[Contender]) -> Mapping[str, float]:
     """Return the latencies in milliseconds that the user gave, by name of the model.
+
+    Args:
+        run: folder of the run.
+        contenders: whose latencies are wanted; what was measured of other files under the same name does not count.
 
     Raises:
         SpecError: the file is damaged.
     """
-    path = run / LATENCIES
+    known = _read(run / LATENCIES)
+    hashes = {m.name: artifact_hash(run / m.folder) for m in contenders if m.folder is not None and m.name in known}
+    return {name: known[name][0] for name, content in hashes.items() if known[name][1] == content}
+
+
+def _read(path: Path) -> Mapping[str, tuple[float, str]]:
+    """Return name -> milliseconds, content hash of the artifact."""
     if not path.is_file():
         return {}
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): float(value) for name, value in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return {str(name): (float(item["ms"]), str(item["artifact"])) for name, item in found.items()}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise SpecError(f"{str(path)!r} cannot be read: delete it, and give the figures again.") from error
 
 
@@ -139,7 +151,7 @@ def latency(run: str | Path, name: str, value: float | str) -> Mapping[str, floa
         value: 1.7 (milliseconds), "1.7ms", "800us".
 
     Returns:
-        All figures in milliseconds by name.
+        All figures in milliseconds by name, of the models that the run has now.
 
     Raises:
         SpecError: the folder is no such run, or has no such model; or it is no latency.
@@ -149,9 +161,10 @@ def latency(run: str | Path, name: str, value: float | str) -> Mapping[str, floa
     record = read_any(folder / names.RECORD)
     if not isinstance(record, AutoRecord):
         raise SpecError(f"{str(run)!r} is a run of `{record.verb}`: name the output folder of `fewbits auto`.")
-    known = [made.name for made in record.contenders]
+    known = {made.name: made.folder for made in record.contenders if made.folder is not None}
     if name not in known:
         raise SpecError(f"{str(run)!r} has no model {name!r}: it has {', '.join(known)}.")
-    found = {**read_latencies(folder), name: parse_latency(value)}
+    found = {key: {"ms": ms, "artifact": content} for key, (ms, content) in _read(folder / LATENCIES).items()}
+    found[name] = {"ms": parse_latency(value), "artifact": artifact_hash(folder / known[name])}
     write_file(folder / LATENCIES, (json.dumps(found, indent=1) + "\n").encode())
-    return found
+    return read_latencies(folder, record.contenders)

@@ -26,6 +26,7 @@ from fewbits.workflow.auto_facts import (
     wide_of,
     with_pareto,
 )
+from fewbits.workflow.auto_folders import forget_others
 from fewbits.workflow.auto_latency import DEVICE, Clock
 from fewbits.workflow.auto_rules import Aim, Facts, decide
 from fewbits.workflow.auto_steps import Steps, first_feeds
@@ -35,11 +36,12 @@ from fewbits.workflow.next_step import command_line
 from fewbits.workflow.preflight_memory import peak_mb
 from fewbits.workflow.report import report
 from fewbits.workflow.stages import Stages, Watcher
-from fewbits.workflow.verdict import Verdict
-from fewbits.workflow.writing import data_facts, described, model_facts
+from fewbits.workflow.verdict import Finding, Verdict
+from fewbits.workflow.writing import Options, data_facts, described, model_facts
 
 OWN_OPTIONS = ("goal", "max_latency", "latency_by", "time", "qat", "soc")
 """Options of `auto` that the verbs it calls do not have."""
+_NO_TORCH = "Better weights and training need torch, which is not installed: pip install 'fewbits[torch]'."
 _COMMAND = (
     "data", "eval_data", "metric", "target", "samples", "eval_samples", "batch_size", "max_drop", "min_sqnr",
     *OWN_OPTIONS, "output",
@@ -74,6 +76,7 @@ class AutoRun:
     verdict: Verdict | None = None
     last: Verdict | None = None
     checks: Mapping[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def run(self) -> AutoRecord:
         """Decide and do until a rule says stop; then check what is handed over.
@@ -84,12 +87,14 @@ class AutoRun:
         while True:
             facts = self._facts()
             step, why = decide(facts)
+            self._note_lack(facts, step)
             if step == "stop":
                 self.forks.append(Fork(step, why))
                 break
             self._do(step, why, facts)
             self._publish()
         self._publish()
+        forget_others(self.steps.folder, {fork.folder for fork in self.forks})
         with self.stages.stage("check"):
             self.checks = check_made(
                 self.steps.folder, self.steps.ready, soc=self.steps.options["soc"], progress=self.watcher
@@ -98,24 +103,28 @@ class AutoRun:
         report(self.steps.folder)
         return record
 
+    def _note_lack(self, facts: Facts, step: str) -> None:
+        wanted, _ = decide(replace(facts, has_torch=True))
+        if wanted != step and _NO_TORCH not in self.notes:
+            self.notes.append(_NO_TORCH)
+
     def _do(self, step: str, why: str, facts: Facts) -> None:
         begin = time.perf_counter()
         made = self.steps.run(step, wide=facts.wide, aim=self.aim, fails=facts.base_fails)
         for found in made.contenders:
-            timed = replace(found, latency_by=self._latency_by)
-            if is_acceptable(found):
-                with self.stages.stage(f"time {found.name}"):
-                    timed = replace(timed, latency_ms=self.clock.latency_ms(found))
-            self.contenders.append(timed)
+            self.contenders.append(self._timed(found) if is_acceptable(found) else found)
         if made.verdict is not None:
-            self.verdict, self.last = self.verdict or made.verdict, made.verdict
+            tells = made.verdict.finding is not Finding.INCOMPLETE
+            self.verdict, self.last = self.verdict or made.verdict, made.verdict if tells else self.last or made.verdict
         seconds = time.perf_counter() - begin
         self.stages.seconds[step] = seconds
         self.forks.append(Fork(step, why, made.found, made.folder, seconds, made.evaluations))
 
-    @property
-    def _latency_by(self) -> str:
-        return self.clock.by or ""
+    def _timed(self, found: Contender) -> Contender:
+        with self.stages.stage(f"time {found.name}"):
+            latency_ms = self.clock.latency_ms(found)
+        by = "" if latency_ms is None else str(self.clock.by)
+        return replace(found, latency_ms=latency_ms, latency_by=by)
 
     def _facts(self) -> Facts:
         """Return what the table of rules needs to know."""
@@ -150,8 +159,10 @@ class AutoRun:
         """Make the run's folder that of the best so far, with the record of what was decided."""
         record, folder = self.record(), self.steps.folder
         source = folder / next(made.folder or "" for made in record.contenders if made.name == record.chosen)
+        made = read_record(source / names.RECORD)
+        record = replace(record, model=made.model)
         with staged(folder) as stage:
-            publish(source, read_record(source / names.RECORD), record, stage)
+            publish(source, made, record, stage)
         return record
 
     def record(self) -> AutoRecord:
@@ -185,9 +196,9 @@ class AutoRun:
             summary=(),
             checks=self.checks,
             preflight={} if self.preflight is None else asdict(self.preflight),
-            command=command_line("auto", options, only=_COMMAND),
+            command=_command(options),
             next_steps=(),
-            notes=(*ready.subject.target.notes, *ready.calibration.source.notes),
+            notes=(*ready.subject.target.notes, *ready.calibration.source.notes, *self.notes),
             timings={name: round(value, 4) for name, value in self.stages.seconds.items()},
             wall_s=time.monotonic() - self.begin,
             peak_mb=peak_mb() or 0.0,
@@ -200,3 +211,9 @@ class AutoRun:
         model = ready.subject.reference_model
         cost = cost_of(model, model, None, sizes_of(model, first_feeds(ready)))
         return Row("float", ready.before.value, bit_operations=cost.bit_operations, weight_bytes=cost.weight_bytes)
+
+
+def _command(options: Options) -> str:
+    """Return the command line that makes the run again."""
+    flags = {"goal": None if options["goal"] == Aim.ENOUGH.value else options["goal"], "qat": None}
+    return command_line("auto", {**options, **flags}, only=_COMMAND) + " --qat" * bool(options["qat"])

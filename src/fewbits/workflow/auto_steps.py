@@ -1,7 +1,7 @@
 """The steps of the workflow as the verbs carry them out, each into a folder of its own inside that of the run."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from fewbits.quantization.resolve import resolve
 from fewbits.reporting.auto_record import Contender
 from fewbits.reporting.baseline_record import Row
 from fewbits.runtime.data.types import Array
+from fewbits.spec.precision import Precision
 from fewbits.training.schedule import Training
 from fewbits.workflow.amp import amp
 from fewbits.workflow.auto_rules import Aim
@@ -30,12 +31,13 @@ from fewbits.workflow.writing import Options
 BASE, WIDE = "w8a8", "w8a16"
 QUICK_METHODS = ("cle", "smooth", "bias-correction", "seq-mse", "gptq")
 """Of step 4, tried first: minutes at most."""
-_AGAIN = ("w8a8", "w8a16")
 _SHARED = (
     "data", "target", "metric", "higher_is_better", "max_drop", "min_sqnr", "eval_data", "samples", "eval_samples",
     "dims", "simplify", "preprocess", "batch_size", "run_options",
 )  # fmt: skip
 _LEAST_MINUTES = 0.1
+_WIDEST_PINNED = 8
+"""Bits of weights that better weights are made for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +59,19 @@ class Made:
     verdict: Verdict | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Start:
+    """What a step starts from.
+
+    Attributes:
+        ready: the float model, calibrated.
+        model: what its record names as the model.
+    """
+
+    ready: Ready
+    model: Any
+
+
 @dataclass(eq=False)
 class Steps:
     """The verbs of one run, which share what was made ready.
@@ -70,6 +85,7 @@ class Steps:
         deadline: time.monotonic() at which the run is to end; None sets no limit.
         refused: precision -> why the target does not take it.
         has_better_weights: an improver changed something and was kept.
+        begin: the model that the caller gave.
     """
 
     options: Options
@@ -80,6 +96,10 @@ class Steps:
     deadline: float | None = None
     refused: dict[str, str] = field(default_factory=dict)
     has_better_weights: bool = False
+    begin: "Start" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.begin = self._best_weights
 
     def run(self, step: str, *, wide: str | None, aim: Aim, fails: bool) -> Made:
         """Carry out a step.
@@ -95,7 +115,7 @@ class Steps:
         """
         table: Mapping[str, Callable[[], Made]] = {
             "baseline": lambda: self._uniform("baseline", PRECISIONS),
-            "again": lambda: self._uniform("again", _AGAIN),
+            "again": lambda: self._uniform("again", (BASE, WIDE)),
             "litemp": lambda: self._litemp(wide or WIDE),
             "amp": lambda: self._amp("amp", self._candidates(wide), self._cost(aim)),
             "narrow": lambda: self._improve("narrow", "w4a16" if fails else "w4a8", (*QUICK_METHODS, "adaround")),
@@ -111,11 +131,28 @@ class Steps:
         """Seconds until the run is to end; None where no limit was set."""
         return None if self.deadline is None else max(self.deadline - time.monotonic(), 0.0)
 
-    def _given(self, step: str) -> tuple[dict[str, Any], Ready]:
+    @property
+    def _least_left_s(self) -> float | None:
+        """Seconds for a step that was begun in time, which is made although the time may be up by now."""
+        return None if self.left_s is None else max(self.left_s, 60 * _LEAST_MINUTES)
+
+    def _given(self, step: str, start: "Start | None" = None) -> tuple[dict[str, Any], Ready]:
         """Return the options that all verbs share, and what is ready, with its own count of scores."""
-        ready = self.ready.again()
+        ready = (start or self._best_weights).ready.again()
         shared = {name: self.options[name] for name in _SHARED}
         return {**shared, "output": self.folder / step, "ready": ready, "progress": self._told(step)}, ready
+
+    @property
+    def _best_weights(self) -> "Start":
+        return Start(self.ready, self.model)
+
+    def _start(self, precisions: Iterable[str]) -> "Start":
+        """Return the model that profiles of some precisions start from.
+
+        Better weights lie on the grids of 8 bits and are pinned there: no wider precision brings back what they lack.
+        """
+        is_wide = any((p := Precision.parse(name)).is_float or p.weight_bits > _WIDEST_PINNED for name in precisions)
+        return self.begin if is_wide else self._best_weights
 
     def _told(self, step: str) -> Watcher | None:
         watcher = self.watcher
@@ -131,18 +168,20 @@ class Steps:
         return Made(found, made, ready.memory.runs, step, result.verdict)
 
     def _litemp(self, wide: str) -> Made:
-        given, ready = self._given("litemp")
-        result = litemp(self.model, base=BASE, high=wide, **given)
+        start = self._start((BASE, wide))
+        given, ready = self._given("litemp", start)
+        result = litemp(start.model, base=BASE, high=wide, **given)
         steps = [(f"litemp-p{step.percent:02g}", step.candidate) for step in result.steps]
         made = tuple(self._of_candidate("litemp", name, candidate) for name, candidate in steps)
         return Made(result.record.reason, made, ready.memory.runs, "litemp")
 
     def _amp(self, step: str, candidates: tuple[str, ...], cost: str) -> Made:
-        given, ready = self._given(step)
         possible = tuple(name for name in dict.fromkeys(candidates) if self._takes(name))
         if len(possible) < 2:
             return Made(f"{self.ready.subject.target.name} takes no more than one of {', '.join(candidates)}")
-        result = amp(self.model, candidates=possible, cost=cost, time_limit=self.left_s, **given)
+        start = self._start(possible)
+        given, ready = self._given(step, start)
+        result = amp(start.model, candidates=possible, cost=cost, time_limit=self._least_left_s, **given)
         made = []
         for point in result.record.points:
             if point.folder is not None and point.score is not None and point.drop is not None:
@@ -196,8 +235,8 @@ class Steps:
 
     def _qat(self) -> Made:
         given, ready = self._given("qat")
-        left = self.left_s
-        training = Training() if left is None else Training(minutes=max(left / 60, _LEAST_MINUTES))
+        left = self._least_left_s
+        training = Training() if left is None else Training(minutes=left / 60)
         methods = ("qat",) if self.has_better_weights else ("gptq", "qat")
         try:
             result = train(self.model, precision=BASE, methods=methods, training=training, **given)

@@ -78,9 +78,11 @@ def next_steps(record: AutoRecord, options: Mapping[str, Any], folder: Path) -> 
 def _next(record: AutoRecord, options: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
     run = str(folder)
     if options["latency_by"] == DEVICE and record.max_latency_ms is not None:
-        for name in unmeasured_of(record.contenders):
+        unmeasured = unmeasured_of(record.contenders)
+        for name in unmeasured:
             yield f"measure {name} on the device, and put the figure down", _words("latency", run, name, "MILLISECONDS")
-        yield "go on with what was measured", _words("auto", "--resume", run)
+        if unmeasured:
+            yield "go on with what was measured", _words("auto", "--resume", run)
     is_htp = record.target.startswith("qnn-htp")
     if is_htp and not any(name.startswith("compile") and not _is_open(r) for name, r in record.checks.items()):
         yield "compile it for your chip", _words("compile", run, "--soc", "sm8550", "-o", str(folder / "compiled"))

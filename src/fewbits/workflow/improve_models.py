@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -23,7 +24,7 @@ from fewbits.runtime.session import Arrays
 from fewbits.runtime.store import Store, key_of
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
-from fewbits.training.schedule import Training
+from fewbits.training.schedule import LABELS, Training
 from fewbits.workflow.calibrate import Calibration, batch_size_for
 from fewbits.workflow.content_keys import model_key, plan_key
 from fewbits.workflow.quantized import Quantized
@@ -173,16 +174,20 @@ def rounded(
         return round_model(method.name, start, feeds, effort, store=kept, progress=progress)
 
 
-def trained(state: State, samples: int, training: Training, *, progress: Progress) -> Improved:
+def trained(state: State, samples: int, training: Training, *, checkpoint: Path | None, progress: Progress) -> Improved:
     """Return the companion of a state with weights, and the grids of weights and activations, as they were trained.
+
+    Where it stands is kept in the file `checkpoint` while it runs and after.
 
     Raises:
         SpecError: the device is not there, or nothing can be trained.
         ModelError: the graph has an operator that the torch executor lacks.
+        DataError: labels do not fit.
+        OutputError: the checkpoint cannot be read or written.
     """
     from fewbits.analysis.torch_sensitivity import threads
     from fewbits.improvement.torch_walk import Start
-    from fewbits.training.torch_qat import hint_names, train_model
+    from fewbits.training.torch_qat import Kept, hint_names, train_model
 
     calibration, made = state.calibration, state.made
     subject = calibration.subject
@@ -190,17 +195,24 @@ def trained(state: State, samples: int, training: Training, *, progress: Progres
     student = with_biases(subject.model, made.plan, made.encoded)
     teacher, student = (with_outputs(model, hints) for model in (state.floating, student))
     start = Start(teacher, student, made.plan, made.encodings)
+    kept = None
+    if checkpoint is not None:
+        models = (model_key(state.floating), model_key(subject.model))
+        kept = Kept(checkpoint, key_of(versions(), models, plan_key(made.plan, made.encoded), subject.options.threads))
+    feeds = _feeds(calibration, samples, with_labels=training.labels)
     with threads(subject.options.threads):
-        found = train_model(start, _feeds(calibration, samples), training, hints=hints, progress=progress)
+        found = train_model(start, feeds, training, hints=hints, kept=kept, progress=progress)
     del found.model.graph.outputs[len(subject.model.graph.outputs) :]
     return found
 
 
-def _feeds(calibration: Calibration, samples: int) -> Iterator[Arrays]:
-    """Yield the data in the batches that torch runs node by node."""
+def _feeds(calibration: Calibration, samples: int, *, with_labels: bool = False) -> Iterator[Arrays]:
+    """Yield the data in the batches that torch runs node by node; labels, where they are wanted, under `LABELS`."""
     subject = calibration.subject
     size = batch_size_for(subject, most=_BATCH_BYTES)
-    yield from (dict(batch.feeds) for batch in subject.data.batches(size, samples))
+    for batch in subject.data.batches(size, samples):
+        labels = {LABELS: batch.labels} if with_labels and batch.labels is not None else {}
+        yield {**batch.feeds, **labels}
 
 
 def _noted(feeds: Iterable[Arrays], read: list[str]) -> Iterator[Arrays]:

@@ -10,16 +10,17 @@ import numpy as np
 from fewbits.analysis.evaluate import Evaluation, drop
 from fewbits.artifact import names
 from fewbits.artifact.folder import temporary_folder
-from fewbits.errors import SpecError
+from fewbits.errors import DataError, SpecError
 from fewbits.graph.save import save_model
 from fewbits.improvement.equalize import Clips
 from fewbits.improvement.methods import Effort, Kind, Method
 from fewbits.improvement.result import Improved
 from fewbits.numerics.output_error import RelativeOutputError
 from fewbits.quantization.profile import Profile
+from fewbits.runtime.data import Dataset
 from fewbits.runtime.session import Runner
 from fewbits.runtime.store import Store
-from fewbits.training.schedule import Training
+from fewbits.training.schedule import CHECKPOINT, Training
 from fewbits.workflow.calibrate import Calibration, calibrate_subject
 from fewbits.workflow.goal import Goal
 from fewbits.workflow.improve_models import State, equalized, improved_subject, layers_to_round, rounded, trained
@@ -155,6 +156,7 @@ class ImproveRun:
             NothingToImproveError: no method can change anything.
             FewbitsError: a model cannot be made, run or scored.
         """
+        self._check_labels(state.calibration.subject.data)
         for method in self.wanted.methods:
             if self.wanted.auto and method.name == "adaround" and self._is_met(figures):
                 self.rows.append(_untried(method, "the goal is met without it"))
@@ -163,6 +165,22 @@ class ImproveRun:
         if not any(row.changed for row in self.rows):
             raise NothingToImproveError(_nothing(self.rows, state.calibration.source.name))
         return state, figures
+
+    def forget(self) -> None:
+        """Remove what only a run that was stopped needs."""
+        if self._checkpoint is not None:
+            self._checkpoint.unlink(missing_ok=True)
+
+    @property
+    def _checkpoint(self) -> Path | None:
+        return None if self.store.path is None else self.store.path.with_name(CHECKPOINT)
+
+    def _check_labels(self, data: Dataset) -> None:
+        trains = any(method.kind is Kind.TRAIN for method in self.wanted.methods)
+        if trains and self.wanted.training.labels and not data.has_labels:
+            raise DataError(
+                f"The data {data.name!r} have no labels to train with: leave out --labels, or give data that have some."
+            )
 
     def _try(self, method: Method, state: State, figures: Figures) -> tuple[State, Figures]:
         begin = time.perf_counter()
@@ -199,8 +217,8 @@ class ImproveRun:
                 found = equalized(method, state, samples, self.wanted.clips)
         elif method.kind is Kind.TRAIN:
             training = self.wanted.training
-            with self.stages.stage(method.name, training.steps) as told:
-                found = trained(state, samples, training, progress=told)
+            with self.stages.stage(method.name, training.all_steps) as told:
+                found = trained(state, samples, training, checkpoint=self._checkpoint, progress=told)
         else:
             layers = layers_to_round(state.floating, state.made.plan)
             with self.stages.stage(method.name, len(layers)) as told:

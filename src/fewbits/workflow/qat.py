@@ -12,7 +12,7 @@ from fewbits.training.schedule import Training
 from fewbits.workflow.calibrate import calibrate
 from fewbits.workflow.convert import convert
 from fewbits.workflow.improve import ImproveResult, improve, need_torch, run_verb
-from fewbits.workflow.improve_models import with_biases
+from fewbits.workflow.improve_models import floating_model, with_biases
 from fewbits.workflow.profiles import open_profile
 from fewbits.workflow.qat_export import Exporter
 from fewbits.workflow.quantized import quantize_calibrated
@@ -79,7 +79,12 @@ def trainable(
 
     Call it with tensors in the order of the model's inputs, or with a dict by name; it returns outputs by name. Its
     parameters are the weights and biases under their ONNX names, and the scales and zero points of the grids;
-    `parameter_groups` sorts them for an optimizer. `export(output)` writes what `quantize` would.
+    `parameter_groups` sorts them for an optimizer. `export(output)` writes what `quantize` would. Dropout and the like
+    are not in the graph: train and evaluation mode differ in that biases are rounded in the latter only.
+
+    The names are those of the prepared file and the same in every process. `Trainable` says what works in a loop
+    (checkpoints, autocast, recomputation, DistributedDataParallel, averaged copies) and what does not (other types than
+    float32, pickling, torch.compile for speed).
 
     Args:
         model: a path, bytes, a model in memory, or the output folder of an earlier run, whose weights and pinned grids
@@ -107,7 +112,8 @@ def trainable(
     named: Options = {name: bound.arguments[name] for name in bound.arguments if name not in ("model", "progress")}
     named |= {"precision": precision, "profile": profile, "ranges": ranges, "weight_ranges": weight_ranges}
     model = with_biases(calibration.model, made.plan, made.encoded)
-    return Trainable(model, made.plan, made.encodings, exporter=Exporter(calibration, made, named).export)
+    exporter, (reference, _, _) = Exporter(calibration, made, named), floating_model(calibration.subject)
+    return Trainable(model, made.plan, made.encodings, exporter=exporter.export, reference=reference)
 
 
 def from_torch(
@@ -115,10 +121,18 @@ def from_torch(
 ) -> "Trainable":
     """Return the quantized form of a torch module as a module to train.
 
-    The module is converted once, in evaluation mode: normalizations are folded into the layers before them.
+    The module is converted once, in evaluation mode: BatchNorms are folded into the layers before them, dropout is
+    gone, and what `forward` decides in Python is decided. Outputs are called `output`, or as the module names them.
+    Parameters have the names of the module's own; a folded bias is called after its weight (`stem.0.weight_bias`).
+    Grids are called after tensors of the exported graph, whose names are the same in every process but may change with
+    the version of torch: to keep checkpoints over an upgrade, convert once (`fewbits.convert`) and make the module from
+    the file by `trainable`.
+
+    `torch_state_dict(module)` gives trained weights back to the torch module, and `load_torch(module)` takes new ones
+    from it.
 
     Args:
-        module: a float model, trained.
+        module: a float model, trained; it is not changed, and not kept.
         example_inputs: a tensor, a tuple of tensors, or a dict by argument name.
         data: calibration data.
         precision: of every node that `profile` does not name.
@@ -128,4 +142,6 @@ def from_torch(
         FewbitsError: the module cannot be converted, or something that the caller gave cannot be used.
     """
     converted = convert(module, example_inputs, dynamic_batch=True)
-    return trainable(converted.model, data=data, precision=precision, **options)
+    made = trainable(converted.model, data=data, precision=precision, **options)
+    made.name_after(module)
+    return made
