@@ -169,6 +169,7 @@ def test_without_torch_the_workflow_finds_precisions_and_says_what_it_lacks(tiny
     [
         ({"goal": "best"}, "--goal is one of"),
         ({"soc": "sm1"}, "sm1"),
+        ({"soc": "sm8650"}, "sm8650 follows qnn-htp-v75, not qnn-htp-v73"),
         ({"max_latency": "soon"}, "The latency 'soon' is none: write 2ms"),
         ({"max_latency": 0}, "The latency '0' is none"),
         ({"latency_by": "guess"}, "--latency-by is ort, qnn-estimate:CHIP or device, not 'guess'"),
@@ -185,6 +186,11 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(tiny, tmp_path, changes,
         auto_of(tiny, **({"output": tmp_path / "run"} | changes))
     assert words in str(refused.value)
     assert not (tmp_path / "run" / names.RECORD).exists()
+
+
+def test_a_run_does_not_write_over_its_model(run):
+    with pytest.raises(FewbitsError, match="is the model itself: name another folder"):
+        fewbits.auto(run.output, data="calib.npz", output=run.output)
 
 
 def test_time_that_is_up_ends_the_run_with_the_best_so_far(tiny, tmp_path):
@@ -213,7 +219,9 @@ def test_the_best_so_far_is_published_after_every_step(tiny, tmp_path):
             auto_of(tiny, folder)
         assert chosen == ["w8a16", "litemp-p40"]
         assert read_any(folder / names.RECORD).chosen == "w8a16"
+        assert [run.state for run in runs(folder)] == ["stopped"]
         assert_whole(folder)
         again = auto_of(tiny, folder)
     assert evaluations_of(again.record) == 0
     assert again.record.chosen == "litemp-p40"
+    assert [run.state for run in runs(folder)] == ["finished"]

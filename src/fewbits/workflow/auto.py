@@ -127,11 +127,11 @@ def auto(
     limit = None if max_latency is None else parse_latency(max_latency)
     by = _teller(latency_by, has_limit=limit is not None)
     deadline = None if time is None else begin + parse_seconds(time)
-    if soc is not None:
-        find_soc(soc)
+    _check_folder(model, Path(output))
     check_goal(max_drop, min_sqnr)
     named, stages = check_metric(metric, higher_is_better), Stages(progress)
     opened = Opened.of(options, named, stages)
+    _check_chip(soc, opened.subject.target)
     options |= {"latency_by": by}
     with Store(Path(output) / STORE) as store:
         scored = opened.score(options, stages, store)
@@ -147,6 +147,21 @@ def auto(
         run = AutoRun(steps, Clock(by, Path(output), ready, store), aim, limit, stages, known, begin, progress)
         record = run.run()
     return AutoResult(ready.before, record, Path(output))
+
+
+def _check_folder(model: ModelLike, output: Path) -> None:
+    if isinstance(model, str | Path) and Path(model).is_dir() and Path(model).resolve() == output.resolve():
+        raise SpecError(f"{str(output)!r} is the model itself: name another folder with -o.")
+
+
+def _check_chip(soc: str | None, target: Target) -> None:
+    """Refuse a chip that follows other rules than the target's, before anything runs.
+
+    Raises:
+        SpecError: it does, or is unknown.
+    """
+    if soc is not None and (chip := find_soc(soc)).target != target.name:
+        raise SpecError(f"{chip.name} follows {chip.target}, not {target.name}: name that target, or leave --soc out.")
 
 
 def _teller(latency_by: str | None, *, has_limit: bool) -> str | None:

@@ -81,7 +81,9 @@ def _read(folder: Path) -> Run:
         record = read_any(folder / names.RECORD)
     except SpecError as error:
         return Run(folder, "", "", "", "", "damaged", str(error), stored)
-    is_open = isinstance(record, AmpRecord) and not record.is_finished
+    is_open = (isinstance(record, AmpRecord) and not record.is_finished) or (
+        isinstance(record, AutoRecord) and record.forks[-1].step != "stop"
+    )
     state = "stopped" if is_open else "finished"
     source = str(record.model.get("source", ""))
     return Run(folder, record.verb, record.created, source, record.target, state, _result(record), stored)
