@@ -10,16 +10,10 @@ DIGITS := examples/digits/digits.onnx --data examples/digits/calib.npz
 SCORE := --eval-data examples/digits/eval.npz --metric top1 --max-drop 0.5
 
 demo: $(VENV)/.demo
-	$(BIN)/fewbits prepare $(DIGITS) -o $(OUT)/prepared.onnx
-	$(BIN)/fewbits baseline $(DIGITS) $(SCORE) -o $(OUT)/baseline
+	$(BIN)/fewbits auto $(DIGITS) $(SCORE) -o $(OUT)
 	$(BIN)/fewbits analyze $(DIGITS) --precisions w8a8,w8a16 --analysis-samples 16 -o $(OUT)/analysis
-	$(BIN)/fewbits litemp $(DIGITS) $(SCORE) --rank-samples 16 -o $(OUT)/litemp
-	$(BIN)/fewbits amp $(DIGITS) $(SCORE) --rank-samples 16 --ranking brute-force -o $(OUT)/amp
-	$(BIN)/fewbits verify $(OUT)/amp
-	$(BIN)/fewbits export $(OUT)/baseline -o $(OUT)/deploy
-	$(BIN)/fewbits verify $(OUT)/deploy
 	$(BIN)/fewbits report $(OUT)
-	@echo "Files to ship: $(CURDIR)/$(OUT)/amp (mixed), $(CURDIR)/$(OUT)/deploy (w8a16). Everything on one page:"
+	@echo "Files to ship: $(CURDIR)/$(OUT). Everything on one page:"
 	@echo "$(CURDIR)/$(OUT)/report.html"
 
 test: lint
