@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := demo-out
 
-.PHONY: demo test test-slow test-qnn lint clean
+.PHONY: demo test test-slow test-qnn docs lint clean
 
 DIGITS := examples/digits/digits.onnx --data examples/digits/calib.npz
 SCORE := --eval-data examples/digits/eval.npz --metric top1 --max-drop 0.5
@@ -27,6 +27,12 @@ test-slow: $(VENV)/.dev
 test-qnn: $(VENV)/.dev
 	$(BIN)/pip install -q -e '.[qnn,openvino]' -c constraints.txt
 	$(BIN)/pytest -n auto tests/workflow/test_compile.py tests/workflow/test_lint.py tests/workflow/test_verify_place.py
+
+# the documentation as a site, in build/site
+docs: $(VENV)/.dev
+	$(BIN)/pip install -q -e '.[docs]' -c constraints.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/pytest -n0 tests/docs/test_docs_site.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

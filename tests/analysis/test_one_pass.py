@@ -9,7 +9,8 @@ import onnx
 import onnx.parser
 import pytest
 
-from fewbits.analysis.sensitivity import PARTS
+from fewbits.analysis import sensitivity
+from fewbits.analysis.sensitivity import PARTS, turns_together
 from fewbits.errors import MissingExtraError, ModelError, SpecError
 from fewbits.runtime.session import RunOptions
 from fewbits.runtime.store import Store
@@ -285,7 +286,7 @@ def test_projections_are_products_of_change_and_gradient(name):
     (batch,) = calibration.subject.data.batches(8)
     everything = frozenset(name for step in graph.steps for name in step.writes)
     edges = frozenset((step.name, i) for step in graph.steps for i in range(len(step.reads)))
-    probed = probe(
+    (probed,) = probe(
         graph, feeds_to_torch(batch.feeds), Recorder(edges, everything, frozenset(), everything), samples=8, probes=2,
         outputs=["y"], weights=lambda _, value: torch.ones_like(value), generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
@@ -298,6 +299,23 @@ def test_projections_are_products_of_change_and_gradient(name):
                 torch.testing.assert_close(found, torch.stack(wanted, 1).double(), rtol=1e-4, atol=1e-4)
                 compared += 1
     assert compared > 4
+
+
+@pytest.mark.parametrize(("size", "together"), [(1 << 20, 16), (1 << 26, 8), (1 << 27, 4), (3 << 27, 1), (1 << 40, 1)])
+def test_gradients_of_as_many_probes_are_kept_as_fit(size, together):
+    assert turns_together(size, 16) == together
+
+
+def test_shares_of_the_probes_give_the_same_estimates(monkeypatch):
+    calibration = calibrated("attention", samples=8)
+    made = quantized(calibration, "w8a8")
+    whole = one_pass(calibration, made, probes=8, with_noise=True)
+    monkeypatch.setattr(sensitivity, "MOST_BYTES", 1)
+    parts = one_pass(calibration, made, probes=8, with_noise=True)
+    assert list(whole.figures) == list(parts.figures)
+    for key, figure in whole.figures.items():
+        assert figure.error == pytest.approx(parts.figures[key].error, rel=1e-6)
+    assert whole.noise["w8a8"].own == pytest.approx(parts.noise["w8a8"].own, rel=1e-6)
 
 
 def test_the_layer_of_a_fused_group_is_the_convolution_itself():

@@ -129,3 +129,17 @@ def _db(error: float) -> float:
     if error <= 0:
         return math.inf
     return -math.inf if math.isinf(error) else -10.0 * math.log10(error)
+
+
+def turns_together(size: float, probes: int) -> int:
+    """Return for how many probes at a time gradients are kept: a divisor of `probes`.
+
+    Args:
+        size: bytes of the tensors that have one.
+        probes: in all.
+    """
+    return next(n for n in range(probes, 0, -1) if probes % n == 0 and (n == 1 or n * size <= MOST_BYTES))
+
+
+MOST_BYTES = 1 << 29
+"""Gradients that are kept at a time, unless those of one probe alone are larger."""

@@ -4,12 +4,13 @@ For v with E[v v'] = W (the weights of the output error) and g = J' v, the squar
 output error that a small change d of that tensor causes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from fewbits.analysis.locations import Edge
+from fewbits.analysis.sensitivity import turns_together
 from fewbits.runtime.torch_graph import Step, Tensors, TorchGraph
 
 OutputWeights = Callable[[str, torch.Tensor], torch.Tensor]
@@ -154,8 +155,10 @@ def probe(
     outputs: Sequence[str],
     weights: OutputWeights,
     generator: torch.Generator,
-) -> Probed:
-    """Run one batch forward and `probes` times backward.
+) -> Iterator[Probed]:
+    """Run one batch forward and `probes` times backward, and yield what that shows.
+
+    Where the gradients of all probes would be too large, they come in equal shares, one after the other.
 
     Args:
         graph: the float network; gradients of its parameters are not computed.
@@ -169,10 +172,15 @@ def probe(
     """
     with torch.enable_grad():
         found = graph(feeds, record)
-        ends = [(name, found[name]) for name in outputs if found[name].requires_grad]
-        roots = [weights(name, value.detach()).sqrt() for name, value in ends]
+    ends = [(name, found[name]) for name in outputs if found[name].requires_grad]
+    if not ends:
+        yield Probed(record, {}, samples)
+        return
+    roots = [weights(name, value.detach()).sqrt() for name, value in ends]
+    together = turns_together(sum(t.nbytes for t in record.tensors), probes)
+    for begin in range(0, probes, together):
         drawn: list[list[torch.Tensor]] = [[] for _ in record.tensors]
-        for turn in range(probes if ends else 0):
+        for turn in range(begin, begin + together):
             seeds = [
                 root * torch.randn(value.shape, generator=generator).to(value)
                 for root, (_, value) in zip(roots, ends, strict=True)
@@ -183,4 +191,4 @@ def probe(
             for place, gradient in zip(drawn, made, strict=True):
                 if gradient is not None:
                     place.append(gradient)
-    return Probed(record, {i: turns for i, turns in enumerate(drawn) if turns}, samples)
+        yield Probed(record, {i: turns for i, turns in enumerate(drawn) if turns}, samples)

@@ -143,14 +143,14 @@ class OnePass:
 
     def add(self, feeds: Mapping[str, npt.NDArray[np.generic]], samples: int) -> bool:
         """Take one batch in; False, and nothing is taken, where the first axis of a tensor does not count samples."""
-        probed = probe(
+        for probed in probe(
             self._module, feeds_to_torch(feeds, self._module.device), self._recorder(), samples=samples,
             probes=self._probes, outputs=self._outputs, weights=self._weights, generator=self._generator,
-        )  # fmt: skip
-        if samples > 1 and not probed.is_by_sample:
-            return False
-        with torch.no_grad():
-            self._project(probed)
+        ):  # fmt: skip
+            if samples > 1 and not probed.is_by_sample:
+                return False
+            with torch.no_grad():
+                self._project(probed)
         return True
 
     def _recorder(self) -> Recorder:

@@ -271,7 +271,7 @@ def qat(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Step 5: train the quantized model to give what the float model gives; no labels are needed.
+    """Step 5: train the quantized model to give what the float model gives; labels are not needed.
 
     Stopped at any moment and started again with the same options, it goes on from its last look at held-out samples.
     """

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from fewbits.analysis.sensitivity import turns_together
 from fewbits.graph.save import weights_bytes
 from fewbits.graph.topology import constant
 from fewbits.improvement.methods import Effort
@@ -90,8 +91,8 @@ def most_live_bytes(graph: ir.Graph, sizes: Mapping[str, float]) -> float:
 def litemp_mb(model: ir.Model, sizes: Mapping[str, float], batch: int, probes: int) -> float:
     """Return what ranking groups by one pass in torch adds, at most.
 
-    Every tensor of a batch is kept, with a gradient for each probe; weights are there as they are and as two precisions
-    make them.
+    Every tensor of a batch is kept, with a gradient for each of the probes that are made together; weights are there as
+    they are and as two precisions make them.
 
     Args:
         model: prepared.
@@ -99,8 +100,8 @@ def litemp_mb(model: ir.Model, sizes: Mapping[str, float], batch: int, probes: i
         batch: samples per call of calibration.
         probes: random projections per sample.
     """
-    together = min(2 * batch, LARGEST_BATCH) if batch > 1 else 1
-    return TORCH_MB + (together * sum(sizes.values()) * (1 + probes) + 3 * weights_bytes(model)) / MB
+    tensors = sum(sizes.values()) * (min(2 * batch, LARGEST_BATCH) if batch > 1 else 1)
+    return TORCH_MB + (tensors * (1 + turns_together(tensors, probes)) + 3 * weights_bytes(model)) / MB
 
 
 def improve_mb(model: ir.Model, sizes: Mapping[str, float], samples: int, batch: int) -> float:

@@ -46,7 +46,7 @@ def train(
 
     Args:
         model: a path, bytes, a model in memory, or the output folder of an earlier run.
-        data: what is trained on, and what calibrates; no labels are read.
+        data: what is trained on, and what calibrates; labels are read only where `training` asks for them.
         precision: of every node that `profile` does not name.
         methods: qat last; those of step 4 before it make what training starts from.
         training: how long and how fast.
