@@ -70,7 +70,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     flags = [f"{HERE / 'auto_data.py'}:{flag}" if _is_function(flag) else flag for flag in case.flags]
     words = ["auto", str(NETWORKS[name].path), *flags, "--max-drop", str(case.max_drop), "-o", str(folder / name)]
     done = subprocess.run(
-        [Path(sys.executable).parent / "fewbits", *words, "--json"],
+        [sys.executable, "-c", "from fewbits.cli.app import main; main()", *words, "--json"],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -96,10 +96,17 @@ def run(name: str, folder: Path) -> dict[str, Any]:
         "checks": told["checks"],
         "wall_s": told["wall_s"],
         "peak_mb": told["peak_mb"],
-        "told_mb": told["preflight"]["peak_mb"],
+        "told_mb": told_mb(told["preflight"], steps),
         "told_step1_s": told["preflight"]["seconds"],
         "forks": told["forks"],
     }
+
+
+def told_mb(preflight: dict[str, Any], steps: list[str]) -> float:
+    """Return the memory that was told beforehand of the steps that were then made."""
+    later = {"litemp": ("litemp", "amp"), "improve": ("improve", "adaround", "narrow")}
+    made = [preflight["later_mb"][name] for name, covered in later.items() if set(covered) & set(steps)]
+    return float(max([preflight["step1_mb"], *made]))
 
 
 def _is_function(flag: str) -> bool:
