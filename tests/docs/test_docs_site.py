@@ -10,7 +10,7 @@ from doc_pages import DOCS, ROOT
 import fewbits
 
 sys.path.insert(0, str(DOCS / "hooks"))
-import command_line
+import cli_reference
 
 
 def test_every_public_name_has_its_place_in_the_python_reference():
@@ -24,8 +24,8 @@ def test_command_line_reference_has_every_command_and_option():
 
     from fewbits.cli.app import app
 
-    reference = command_line.on_page_markdown(f"# Command line\n\n{command_line.PLACE}\n")
-    assert command_line.PLACE not in reference
+    reference = cli_reference.on_page_markdown(f"# Command line\n\n{cli_reference.PLACE}\n")
+    assert cli_reference.PLACE not in reference
     sections = dict(re.findall(r"(?ms)^## fewbits (\S+)$(.*?)(?=^## |\Z)", reference))
     program = typer.main.get_command(app)
     assert list(sections) == list(program.commands)
@@ -33,7 +33,7 @@ def test_command_line_reference_has_every_command_and_option():
         for param in command.params:
             for option in (*param.opts, *param.secondary_opts) if param.param_type_name == "option" else ():
                 assert f"`{option}`" in sections[name], f"{name} {option}"
-    assert command_line.on_page_markdown("another page") == "another page"
+    assert cli_reference.on_page_markdown("another page") == "another page"
 
 
 def test_pages_are_in_the_navigation():
