@@ -24,12 +24,30 @@ def trained() -> str:
         "files. Seconds with one thread while other processes ran beside it, calibration of the result included.\n\n"
     )
     speed, where = load("qat_speed")
-    medians = speed["medians"]
+    medians, peer = speed["medians"], speed["aimet-torch"]
     step = (
         f"A training step of resnet56 (`benchmarks/qat_speed.py`): {medians['qat']:.3f} s, of the float model in the same "
-        f"executor {medians['float']:.3f} s: {speed['ratio']:.2f} times.\n\n{where}"
+        f"executor {medians['float']:.3f} s: {speed['ratio']:.2f} times by medians, {speed['paired']:.2f} pair by pair. aimet-torch "
+        f"in the same run against its own float module: {peer['ratio']:.2f} and {peer['paired']:.2f} times. The machine was busy "
+        f"with other work.\n\n{where}"
     )
-    return text + table(header, rows) + "\n" + when + "\n" + step + "\n" + parity()
+    return text + table(header, rows) + "\n" + when + "\n" + step + "\n" + labels() + "\n" + parity()
+
+
+def labels() -> str:
+    """Return scores of training with labels, and of re-estimated channel statistics."""
+    results, when = load("qat_labels")
+    keys = ("float", "start", "start_reestimated", "trained", "trained_reestimated")
+    rows: list[tuple[object, ...]] = [
+        (name, f"{r['epochs']} epochs" if "epochs" in r else f"{r['steps']} steps", *(f"{r[key]:.2f}" for key in keys))
+        for name, r in results.items()
+    ]
+    text = (
+        "### Loops of one's own\n\nThe digits example with labels, and resnet20 without (`benchmarks/qat_labels.py`), and what "
+        "re-estimating channel statistics does before and after.\n\n"
+    )
+    header = ("network", "training", "float", "start", "re-estimated", "trained", "re-estimated")
+    return text + table(header, rows) + "\n" + when
 
 
 def parity() -> str:

@@ -7,6 +7,7 @@ from accuracy import PEERS
 from networks import NETWORKS
 from page import HERE, decimals, load, table
 from page_amp import amp
+from page_auto import auto, preflight
 from page_improve import improved
 from page_qat import trained
 from page_qnn import exchange, qnn
@@ -40,6 +41,8 @@ def main() -> None:
     parts = [
         HEAD,
         accuracy(),
+        auto(),
+        preflight(),
         verdicts(),
         peers(),
         step1(),

@@ -5,7 +5,7 @@ from typing import Literal
 
 from fewbits.errors import SpecError
 
-RATES = (0.00005, 0.00015, 0.0005, 0.002, 0.006, 0.02)
+RATES = (0.00005, 0.00015, 0.0005, 0.002, 0.006)
 """Learning rates that a range test tries: shares of a parameter's own size that one step may change it by."""
 SCALE_FACTORS = (0.25, 0.05, 1.0)
 """Factors that it tries between the rate of scales and zero points and that of weights; the first while it looks for
