@@ -30,9 +30,7 @@ test-qnn: $(VENV)/.dev
 
 # the documentation as a site, in build/site
 docs: $(VENV)/.dev
-	$(BIN)/pip install -q -e '.[docs]' -c constraints.txt
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
-	$(BIN)/pytest -n0 tests/docs/test_docs_site.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -49,7 +47,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install -q -e '.[dev,torch]' -c constraints.txt
+	$(BIN)/pip install -q -e '.[dev,docs,torch]' -c constraints.txt
 	@touch $@ $(VENV)/.demo
 
 clean:
