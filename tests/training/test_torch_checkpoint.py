@@ -40,7 +40,7 @@ def run(path: Path | None, last: int | None = None, key: str = "one") -> tuple[D
     return found, student.state_dict(), told.done
 
 
-@pytest.mark.parametrize("last", [50, 175, 200, 219])
+@pytest.mark.parametrize("last", [50, 155, 180, 199])  # in the range test of 140 steps, and behind it
 def test_it_ends_with_the_same_bits_wherever_it_was_stopped(tmp_path: Path, last: int) -> None:
     straight, wanted, steps = run(None)
     assert steps == Training(steps=60).all_steps
@@ -54,7 +54,7 @@ def test_it_ends_with_the_same_bits_wherever_it_was_stopped(tmp_path: Path, last
 
 def test_it_goes_on_and_does_not_begin_anew(tmp_path: Path) -> None:
     with pytest.raises(StopError):
-        run(tmp_path / "c", 205)
+        run(tmp_path / "c", 185)
     made = torch.load(tmp_path / "c", weights_only=True)["standing"]
     assert made["step"] > 0
     made["history"][0] = (0, -7.0)
