@@ -1,47 +1,11 @@
 """Command amp: step 3 of the workflow."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from fewbits.cli.options import (
-    BatchSize,
-    BiasCorrection,
-    ChannelOrder,
-    Crop,
-    Dask,
-    Data,
-    Dims,
-    EvalData,
-    EvalSamples,
-    HigherIsBetter,
-    Json,
-    Layout,
-    MaxDrop,
-    Mean,
-    Metric,
-    MinSqnr,
-    Model,
-    OutputFolder,
-    Preset,
-    Provider,
-    Quiet,
-    Ranges,
-    Ray,
-    Resize,
-    Samples,
-    Scale,
-    Simplify,
-    Std,
-    Target,
-    Threads,
-    WeightRanges,
-    Workers,
-    parse_dims,
-    parse_preprocess,
-    parse_run_options,
-    parse_workers,
-)
+from fewbits.cli.options import Data, Json, Model, OutputFolder, Quiet
+from fewbits.cli.shared import GOAL, GRAPH, IMAGES, RANGED, RUNNING, SCORED, SPREAD, names_of, takes, verb_options
 
 _Candidates = Annotated[str, typer.Option("--candidates", metavar="P,P", help="Precisions to choose from.")]
 _Budget = Annotated[
@@ -77,14 +41,13 @@ _Ranking = Annotated[
 _RankSamples = Annotated[int, typer.Option("--rank-samples", min=1, help="Calibration samples to predict from.")]
 
 
+@takes(GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING, SPREAD)
 def amp(
     model: Model,
     *,
     data: Data,
     output: OutputFolder,
     candidates: _Candidates = "w8a8,w8a16,fp16",
-    max_drop: MaxDrop = None,
-    min_sqnr: MinSqnr = None,
     budget: _Budget = None,
     max_share: _MaxShare = None,
     time: _Time = None,
@@ -95,52 +58,21 @@ def amp(
     at_once: _AtOnce = 2,
     ranking: _Ranking = "auto",
     rank_samples: _RankSamples = 64,
-    target: Target = "qnn-htp-v73",
-    metric: Metric = None,
-    higher_is_better: HigherIsBetter = None,
-    eval_data: EvalData = None,
-    samples: Samples = 400,
-    eval_samples: EvalSamples = None,
-    ranges: Ranges = "auto",
-    weight_ranges: WeightRanges = "auto",
-    bias_correction: BiasCorrection = True,
-    dim: Dims = None,
-    simplify: Simplify = True,
-    preset: Preset = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    channel_order: ChannelOrder = None,
-    layout: Layout = None,
-    provider: Provider = "cpu",
-    threads: Threads = 0,
-    batch_size: BatchSize = None,
-    workers: Workers = 1,
-    dask: Dask = None,
-    ray: Ray = None,
     json: Json = False,
     quiet: Quiet = False,
+    **shared: Any,
 ) -> None:
     """Step 3: find the cheapest mix of precisions whose drop is acceptable; the best so far is always on disk."""
     from fewbits.cli import show_amp
     from fewbits.cli.progress import Bars
     from fewbits.workflow.amp import amp as verb
 
-    preprocess = parse_preprocess(
-        preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
-    )
     with Bars(quiet=quiet or json) as bars:
         result = verb(
-            model, data=data, candidates=[p.strip() for p in candidates.split(",") if p.strip()], max_drop=max_drop,
-            min_sqnr=min_sqnr, budget=budget, max_share=max_share or (), time_limit=time, keep=keep or (),
-            at_least=at_least or (), cost=cost, max_evaluations=max_evaluations, at_once=at_once, ranking=ranking,
-            rank_samples=rank_samples, output=output, target=target, metric=metric, higher_is_better=higher_is_better,
-            eval_data=eval_data, ranges=ranges, weight_ranges=weight_ranges, bias_correction=bias_correction,
-            samples=samples, eval_samples=eval_samples, dims=parse_dims(dim), simplify=simplify, preprocess=preprocess,
-            batch_size=batch_size, run_options=parse_run_options(provider, threads),
-            workers=parse_workers(workers, dask, ray), progress=bars,
+            model, data=data, candidates=names_of(candidates), budget=budget, max_share=max_share or (),
+            time_limit=time, keep=keep or (), at_least=at_least or (), cost=cost, max_evaluations=max_evaluations,
+            at_once=at_once, ranking=ranking, rank_samples=rank_samples, output=output, progress=bars,
+            **verb_options(shared),
         )  # fmt: skip
     if json:
         show_amp.result_json(result)

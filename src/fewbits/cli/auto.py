@@ -6,35 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fewbits.cli.options import (
-    BatchSize,
-    ChannelOrder,
-    Crop,
-    Dims,
-    EvalData,
-    EvalSamples,
-    HigherIsBetter,
-    Json,
-    Layout,
-    MaxDrop,
-    Mean,
-    Metric,
-    MinSqnr,
-    Preset,
-    Provider,
-    Quiet,
-    Resize,
-    Samples,
-    Scale,
-    Simplify,
-    Std,
-    Target,
-    Threads,
-    parse_dims,
-    parse_preprocess,
-    parse_run_options,
-)
+from fewbits.cli.options import Json, Quiet
 from fewbits.cli.settings import SETTINGS_FILE, effective_settings, open_settings
+from fewbits.cli.shared import GOAL, GRAPH, IMAGES, RUNNING, SCORED, takes, verb_options
 from fewbits.errors import SpecError
 
 _SomeModel = Annotated[
@@ -81,6 +55,7 @@ _Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the model, as the
 _Latency = Annotated[str, typer.Argument(metavar="T", help="1.7ms, 800us; of one sample.")]
 
 
+@takes(GOAL, SCORED, GRAPH, IMAGES, RUNNING)
 def auto(
     ctx: typer.Context,
     model: _SomeModel = None,
@@ -89,37 +64,17 @@ def auto(
     output: _SomeOutput = None,
     resume: _Resume = None,
     goal: _Goal = "enough",
-    max_drop: MaxDrop = None,
-    min_sqnr: MinSqnr = None,
     max_latency: _MaxLatency = None,
     latency_by: _LatencyBy = None,
     time: _Time = None,
     qat: _Qat = False,
     soc: _Soc = None,
-    target: Target = "qnn-htp-v73",
-    metric: Metric = None,
-    higher_is_better: HigherIsBetter = None,
-    eval_data: EvalData = None,
-    samples: Samples = 400,
-    eval_samples: EvalSamples = None,
-    dim: Dims = None,
-    simplify: Simplify = True,
-    preset: Preset = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    channel_order: ChannelOrder = None,
-    layout: Layout = None,
-    provider: Provider = "cpu",
-    threads: Threads = 0,
-    batch_size: BatchSize = None,
     json: Json = False,
     quiet: Quiet = False,
+    **shared: Any,
 ) -> None:
     """The whole workflow: find the cheapest model that meets the goals, check it, and write a report."""
-    given = {name: value for name, value in locals().items() if name not in ("ctx", "resume")}
+    given = {name: value for name, value in locals().items() if name not in ("ctx", "resume", "shared")} | shared
     if resume is not None:
         given = _resumed(ctx, given, resume)
     missing = [text for name, text in (("model", "MODEL"), ("data", "--data"), ("output", "-o")) if not given[name]]
@@ -156,14 +111,8 @@ def _run(given: dict[str, Any]) -> None:
 
     settings = effective_settings("auto", given)
     json, quiet = given.pop("json"), given.pop("quiet")
-    images = ("resize", "crop", "mean", "std", "scale", "channel_order", "layout")
-    made: dict[str, Any] = {
-        "dims": parse_dims(given.pop("dim")),
-        "preprocess": parse_preprocess(given.pop("preset"), **{step: given.pop(step) for step in images}),
-        "run_options": parse_run_options(given.pop("provider"), given.pop("threads")),
-    }
     with Bars(quiet=quiet or json) as bars:
-        result = verb(given.pop("model"), **given, **made, settings=settings, progress=bars)
+        result = verb(given.pop("model"), **verb_options(given), settings=settings, progress=bars)
     if json:
         show_auto.result_json(result)
     elif not quiet:

@@ -1,34 +1,22 @@
 """Commands that check what was made: evaluate, verify."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fewbits.cli.options import (
-    BatchSize,
-    ChannelOrder,
-    Crop,
     Data,
     Dims,
     EvalSamples,
     HigherIsBetter,
     Json,
-    Layout,
-    Mean,
     Metric,
     Model,
-    Preset,
-    Provider,
     Quiet,
-    Resize,
-    Scale,
     SomeData,
-    Std,
-    Threads,
     parse_dims,
-    parse_preprocess,
-    parse_run_options,
 )
+from fewbits.cli.shared import IMAGES, RUNNING, takes, verb_options
 
 _Reference = Annotated[
     str | None,
@@ -46,6 +34,7 @@ _PlaceMetric = Annotated[
 _Soc = Annotated[str, typer.Option("--soc", metavar="CHIP", help="The chip that qnn-htp emulates.")]
 
 
+@takes(IMAGES, RUNNING)
 def evaluate(
     model: Model,
     *,
@@ -55,33 +44,19 @@ def evaluate(
     reference: _Reference = None,
     samples: _Samples = None,
     dim: Dims = None,
-    preset: Preset = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    channel_order: ChannelOrder = None,
-    layout: Layout = None,
-    provider: Provider = "cpu",
-    threads: Threads = 0,
-    batch_size: BatchSize = None,
     json: Json = False,
     quiet: Quiet = False,
+    **shared: Any,
 ) -> None:
     """Score any ONNX file, or the artifact in an output folder."""
     from fewbits.cli import show_check
     from fewbits.cli.progress import Bars
     from fewbits.workflow.evaluate import evaluate as verb
 
-    preprocess = parse_preprocess(
-        preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
-    )
     with Bars(quiet=quiet or json) as bars:
         result = verb(
             model, data=data, metric=metric, higher_is_better=higher_is_better, reference=reference, samples=samples,
-            dims=parse_dims(dim), preprocess=preprocess, batch_size=batch_size,
-            run_options=parse_run_options(provider, threads), progress=bars,
+            dims=parse_dims(dim), progress=bars, **verb_options(shared),
         )  # fmt: skip
     if json:
         show_check.evaluate_json(result)
@@ -89,6 +64,7 @@ def evaluate(
         show_check.evaluate_table(result)
 
 
+@takes(IMAGES)
 def verify(
     output: _Folder,
     *,
@@ -100,16 +76,9 @@ def verify(
     higher_is_better: HigherIsBetter = None,
     eval_samples: EvalSamples = None,
     time_limit: _TimeLimit = 600,
-    preset: Preset = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    channel_order: ChannelOrder = None,
-    layout: Layout = None,
     json: Json = False,
     quiet: Quiet = False,
+    **shared: Any,
 ) -> None:
     """Run an artifact in a fresh process, compare it bit for bit with what was scored, and write a certificate."""
     from fewbits.cli import show_check, show_place
@@ -117,13 +86,10 @@ def verify(
     from fewbits.workflow.verify import verify as verb
     from fewbits.workflow.verify_place import VerifyPlaceResult
 
-    preprocess = parse_preprocess(
-        preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
-    )
     with Bars(quiet=quiet or json) as bars:
         result = verb(
             output, on=on, soc=soc, data=data, samples=samples, metric=metric, higher_is_better=higher_is_better,
-            eval_samples=eval_samples, preprocess=preprocess, time_limit_s=time_limit, progress=bars,
+            eval_samples=eval_samples, time_limit_s=time_limit, progress=bars, **verb_options(shared),
         )  # fmt: skip
     if isinstance(result, VerifyPlaceResult):
         if json:

@@ -6,40 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fewbits.cli.options import (
-    BatchSize,
-    BiasCorrection,
-    ChannelOrder,
-    Crop,
-    Data,
-    Dims,
-    EvalData,
-    EvalSamples,
-    HigherIsBetter,
-    Json,
-    Layout,
-    MaxDrop,
-    Mean,
-    Metric,
-    MinSqnr,
-    Model,
-    OutputFolder,
-    Preset,
-    Provider,
-    Quiet,
-    Ranges,
-    Resize,
-    Samples,
-    Scale,
-    Simplify,
-    Std,
-    Target,
-    Threads,
-    WeightRanges,
-    parse_dims,
-    parse_preprocess,
-    parse_run_options,
-)
+from fewbits.cli.options import Data, Json, Model, OutputFolder, Quiet
+from fewbits.cli.shared import GOAL, GRAPH, IMAGES, RANGED, RUNNING, SCORED, Group, takes, verb_options
 from fewbits.errors import SpecError
 from fewbits.improvement.methods import NAMES, Effort
 from fewbits.training.schedule import Training
@@ -129,6 +97,22 @@ _Window = Annotated[
 ]
 
 
+_ROUNDED: Group = {
+    "granularity": (_Granularity, EFFORT.granularity),
+    "iterations": (_Iterations, EFFORT.iterations),
+    "with_activations": (_WithActivations, EFFORT.with_activations),
+}
+_IMPROVED: Group = {
+    "memory": (_Memory, MEMORY),
+    "seed": (_Seed, EFFORT.seed),
+    "device": (_Device, EFFORT.device),
+    "clips": (_Clips, "exact"),
+    "score_each": (_ScoreEach, False),
+    "profile": (_Profile, None),
+}
+
+
+@takes(_ROUNDED, _IMPROVED, GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING)
 def adaround(
     model: Model,
     *,
@@ -136,46 +120,15 @@ def adaround(
     output: OutputFolder,
     precision: _Precision = "w4a8",
     method: _Methods = "gptq,adaround",
-    granularity: _Granularity = EFFORT.granularity,
-    iterations: _Iterations = EFFORT.iterations,
-    memory: _Memory = MEMORY,
-    seed: _Seed = EFFORT.seed,
-    device: _Device = EFFORT.device,
-    with_activations: _WithActivations = EFFORT.with_activations,
-    clips: _Clips = "exact",
-    score_each: _ScoreEach = False,
-    profile: _Profile = None,
-    max_drop: MaxDrop = None,
-    min_sqnr: MinSqnr = None,
-    target: Target = "qnn-htp-v73",
-    metric: Metric = None,
-    higher_is_better: HigherIsBetter = None,
-    eval_data: EvalData = None,
-    samples: Samples = 400,
-    eval_samples: EvalSamples = None,
-    ranges: Ranges = "auto",
-    weight_ranges: WeightRanges = "auto",
-    bias_correction: BiasCorrection = True,
-    dim: Dims = None,
-    simplify: Simplify = True,
-    preset: Preset = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    channel_order: ChannelOrder = None,
-    layout: Layout = None,
-    provider: Provider = "cpu",
-    threads: Threads = 0,
-    batch_size: BatchSize = None,
     json: Json = False,
     quiet: Quiet = False,
+    **shared: Any,
 ) -> None:
     """Step 4: learn whether each weight is rounded up or down, and write the model with the better weights."""
-    _run("adaround", locals())
+    _run("adaround", locals() | shared)
 
 
+@takes(_ROUNDED, _IMPROVED, GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING)
 def improve(
     model: Model,
     *,
@@ -184,46 +137,15 @@ def improve(
     precision: _Precision = "w4a8",
     method: _SomeMethods = None,
     auto: _Auto = False,
-    granularity: _Granularity = EFFORT.granularity,
-    iterations: _Iterations = EFFORT.iterations,
-    memory: _Memory = MEMORY,
-    seed: _Seed = EFFORT.seed,
-    device: _Device = EFFORT.device,
-    with_activations: _WithActivations = EFFORT.with_activations,
-    clips: _Clips = "exact",
-    score_each: _ScoreEach = False,
-    profile: _Profile = None,
-    max_drop: MaxDrop = None,
-    min_sqnr: MinSqnr = None,
-    target: Target = "qnn-htp-v73",
-    metric: Metric = None,
-    higher_is_better: HigherIsBetter = None,
-    eval_data: EvalData = None,
-    samples: Samples = 400,
-    eval_samples: EvalSamples = None,
-    ranges: Ranges = "auto",
-    weight_ranges: WeightRanges = "auto",
-    bias_correction: BiasCorrection = True,
-    dim: Dims = None,
-    simplify: Simplify = True,
-    preset: Preset = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    channel_order: ChannelOrder = None,
-    layout: Layout = None,
-    provider: Provider = "cpu",
-    threads: Threads = 0,
-    batch_size: BatchSize = None,
     json: Json = False,
     quiet: Quiet = False,
+    **shared: Any,
 ) -> None:
     """Step 4: give a quantized model better weights by the methods that help, the cheap ones first."""
-    _run("improve", locals())
+    _run("improve", locals() | shared)
 
 
+@takes(_IMPROVED, GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING)
 def qat(
     model: Model,
     *,
@@ -238,44 +160,15 @@ def qat(
     hints: _Hints = TRAINING.hints,
     labels: _Labels = False,
     window: _Window = None,
-    memory: _Memory = MEMORY,
-    seed: _Seed = TRAINING.seed,
-    device: _Device = TRAINING.device,
-    clips: _Clips = "exact",
-    score_each: _ScoreEach = False,
-    profile: _Profile = None,
-    max_drop: MaxDrop = None,
-    min_sqnr: MinSqnr = None,
-    target: Target = "qnn-htp-v73",
-    metric: Metric = None,
-    higher_is_better: HigherIsBetter = None,
-    eval_data: EvalData = None,
-    samples: Samples = 400,
-    eval_samples: EvalSamples = None,
-    ranges: Ranges = "auto",
-    weight_ranges: WeightRanges = "auto",
-    bias_correction: BiasCorrection = True,
-    dim: Dims = None,
-    simplify: Simplify = True,
-    preset: Preset = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    channel_order: ChannelOrder = None,
-    layout: Layout = None,
-    provider: Provider = "cpu",
-    threads: Threads = 0,
-    batch_size: BatchSize = None,
     json: Json = False,
     quiet: Quiet = False,
+    **shared: Any,
 ) -> None:
     """Step 5: train the quantized model to give what the float model gives; labels are not needed.
 
     Stopped at any moment and started again with the same options, it goes on from its last look at held-out samples.
     """
-    _run("qat", locals())
+    _run("qat", locals() | shared)
 
 
 def _run(name: str, given: dict[str, Any]) -> None:
@@ -284,7 +177,8 @@ def _run(name: str, given: dict[str, Any]) -> None:
     from fewbits.cli.progress import Bars
     from fewbits.workflow import improve, qat
 
-    images = ("resize", "crop", "mean", "std", "scale", "channel_order", "layout")
+    del given["shared"]
+    json, quiet = given.pop("json"), given.pop("quiet")
     made = {
         "methods": given.pop("method"),
         "effort": parse_effort(
@@ -292,19 +186,15 @@ def _run(name: str, given: dict[str, Any]) -> None:
             given.pop("memory"), seed=given["seed"], device=given["device"],
             with_activations=given.pop("with_activations", EFFORT.with_activations),
         ),
-        "dims": parse_dims(given.pop("dim")),
-        "preprocess": parse_preprocess(given.pop("preset"), **{step: given.pop(step) for step in images}),
-        "run_options": parse_run_options(given.pop("provider"), given.pop("threads")),
     }  # fmt: skip
     if "steps" in given:
         made["training"] = _training(given)
-    json, quiet = given.pop("json"), given.pop("quiet")
     if "auto" in given:
         given["auto"] = given["auto"] or None
     given = {key: value for key, value in given.items() if key not in ("seed", "device")}
     verb = {"adaround": improve.adaround, "improve": improve.improve, "qat": qat.train}[name]
     with Bars(quiet=quiet or json) as bars:
-        result = verb(given.pop("model"), **given, **made, progress=bars)
+        result = verb(given.pop("model"), **verb_options(given), **made, progress=bars)
     if json:
         show_improve.result_json(result)
     elif not quiet:

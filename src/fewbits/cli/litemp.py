@@ -1,43 +1,11 @@
 """Command litemp: step 2 of the workflow."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from fewbits.cli.options import (
-    BatchSize,
-    BiasCorrection,
-    ChannelOrder,
-    Crop,
-    Data,
-    Dims,
-    EvalData,
-    EvalSamples,
-    HigherIsBetter,
-    Json,
-    Layout,
-    MaxDrop,
-    Mean,
-    Metric,
-    MinSqnr,
-    Model,
-    OutputFolder,
-    Preset,
-    Provider,
-    Quiet,
-    Ranges,
-    Resize,
-    Samples,
-    Scale,
-    Simplify,
-    Std,
-    Target,
-    Threads,
-    WeightRanges,
-    parse_dims,
-    parse_preprocess,
-    parse_run_options,
-)
+from fewbits.cli.options import Data, Json, Model, OutputFolder, Quiet
+from fewbits.cli.shared import GOAL, GRAPH, IMAGES, RANGED, RUNNING, SCORED, takes, verb_options
 from fewbits.errors import SpecError
 
 _Base = Annotated[str, typer.Option("--base", metavar="P", help="Precision of the groups that are not lifted.")]
@@ -57,6 +25,7 @@ _Ranking = Annotated[
 _RankSamples = Annotated[int, typer.Option("--rank-samples", min=1, help="Calibration samples to rank on, at most.")]
 
 
+@takes(GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING)
 def litemp(
     model: Model,
     *,
@@ -69,32 +38,9 @@ def litemp(
     most_macs: _MostMacs = None,
     ranking: _Ranking = "auto",
     rank_samples: _RankSamples = 64,
-    max_drop: MaxDrop = None,
-    min_sqnr: MinSqnr = None,
-    target: Target = "qnn-htp-v73",
-    metric: Metric = None,
-    higher_is_better: HigherIsBetter = None,
-    eval_data: EvalData = None,
-    samples: Samples = 400,
-    eval_samples: EvalSamples = None,
-    ranges: Ranges = "auto",
-    weight_ranges: WeightRanges = "auto",
-    bias_correction: BiasCorrection = True,
-    dim: Dims = None,
-    simplify: Simplify = True,
-    preset: Preset = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    channel_order: ChannelOrder = None,
-    layout: Layout = None,
-    provider: Provider = "cpu",
-    threads: Threads = 0,
-    batch_size: BatchSize = None,
     json: Json = False,
     quiet: Quiet = False,
+    **shared: Any,
 ) -> None:
     """Step 2: lift the most sensitive groups of operators to a higher precision until the drop is acceptable."""
     from fewbits.cli import show_litemp
@@ -102,17 +48,10 @@ def litemp(
     from fewbits.workflow.litemp import litemp as verb
 
     percents = parse_percents(percent)
-    preprocess = parse_preprocess(
-        preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
-    )
     with Bars(quiet=quiet or json) as bars:
         result = verb(
             model, data=data, base=base, high=high, percents=percents, score_all=score_all, most_macs=most_macs,
-            ranking=ranking, rank_samples=rank_samples, output=output, target=target, metric=metric,
-            higher_is_better=higher_is_better, max_drop=max_drop, min_sqnr=min_sqnr, eval_data=eval_data,
-            ranges=ranges, weight_ranges=weight_ranges, bias_correction=bias_correction, samples=samples,
-            eval_samples=eval_samples, dims=parse_dims(dim), simplify=simplify, preprocess=preprocess,
-            batch_size=batch_size, run_options=parse_run_options(provider, threads), progress=bars,
+            ranking=ranking, rank_samples=rank_samples, output=output, progress=bars, **verb_options(shared),
         )  # fmt: skip
     if json:
         show_litemp.result_json(result)
