@@ -15,7 +15,7 @@ HOW_TO = DOCS / "how-to"
 START = HOW_TO / "index.md"
 """Its blocks are run before those of every other how-to."""
 KINDS = ("sh", "python", "text", "json", "toml")
-SLACK = 1.0, 0.25
+SLACK = 0.5, 0.05
 """How far figures may be from those shown: a processor of another kind rounds a few samples otherwise. In the figure's
 own unit, and as a share of it. Seconds and memory may be anything."""
 FREE = re.compile(r"^(s|MB|min)\W*$")
@@ -25,8 +25,12 @@ OTHERS = [START, *sorted({*HOW_TO.glob("*.md")} - {START}), DOCS / "reference" /
 
 
 def run_page(page, folder):
-    """Run the blocks of a page in order in `folder`, and compare what they print with what the page shows."""
-    printed = ""
+    """Run the blocks of a page in order in `folder`; return what was run, and what was shown and printed.
+
+    Returns:
+        How many blocks were run, and how many that show output were found in what was printed before them.
+    """
+    printed, ran, found = "", 0, 0
     for block in blocks(page.read_text(encoding="utf-8")):
         where = f"{name_of(page)}:{block.line}"
         if block.title:
@@ -35,8 +39,11 @@ def run_page(page, folder):
             path.write_text(block.body, encoding="utf-8")
         elif block.is_run:
             printed = run_block(block, folder, where)
+            ran += 1
         elif block.kind == "text":
             assert_shown(block.body, printed, where)
+            found += 1
+    return ran, found
 
 
 def run_block(block, folder, where):
@@ -84,16 +91,25 @@ def folder(tmp_path):
     return tmp_path
 
 
+def counted(page):
+    """Return how many blocks of a page are to be run, and how many show output."""
+    mine = [block for block in blocks(page.read_text(encoding="utf-8")) if not block.title]
+    return sum(block.is_run for block in mine), sum(block.kind == "text" for block in mine)
+
+
 def test_tutorial(folder):
-    run_page(TUTORIAL, folder)
+    ran, shown = run_page(TUTORIAL, folder)
+    assert (ran, shown) == counted(TUTORIAL)
+    assert ran >= 3
+    assert shown >= 5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", OTHERS, ids=name_of)
 def test_other_pages(page, folder):
-    run_page(START, folder)
+    assert run_page(START, folder) == counted(START)
     if page != START:
-        run_page(page, folder)
+        assert run_page(page, folder) == counted(page)
 
 
 @pytest.mark.parametrize("page", [DOCS / "index.md", DOCS / "onboarding.md", TUTORIAL, *OTHERS], ids=name_of)

@@ -7,7 +7,7 @@ that was stopped, even by kill -9, goes on where it was, and two processes may s
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -138,6 +138,13 @@ def key_of(*parts: Any) -> str:
     digest = hashlib.sha256()
     _add(digest, parts)
     return digest.hexdigest()
+
+
+def noted(batches: Iterable[Mapping[str, Any]], read: list[str]) -> Iterator[Mapping[str, Any]]:
+    """Yield `batches`, and put the content hash of each into `read` as it is read."""
+    for batch in batches:
+        read.append(key_of(dict(batch)))
+        yield batch
 
 
 def _add(digest: Hash, part: Any) -> None:

@@ -4,6 +4,7 @@ Float initializers are its parameters and keep their ONNX names, so that `state_
 What happens at the edges of a node (fake quantization, probes) is a `Hook`, given per call.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,9 +62,10 @@ class Hook(Protocol):
         ...
 
 
-class Fusing:
+class Fusing(ABC):
     """A hook that computes some nodes itself, together with what happens at their edges."""
 
+    @abstractmethod
     def fused(self, step: Step, inputs: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
         """Return what a node with one output hands on, or None where the node is computed as usual.
 
@@ -71,7 +73,6 @@ class Fusing:
             step: the node.
             inputs: as `read` returned them.
         """
-        raise NotImplementedError
 
 
 class OnnxNamed(nn.Module):

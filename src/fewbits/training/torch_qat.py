@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from fewbits.improvement.torch_walk import Start
 from fewbits.numerics.affine import fake_quantize
 from fewbits.quantization.layers import find_layers
 from fewbits.runtime.progress import Progress
-from fewbits.runtime.store import key_of
+from fewbits.runtime.store import key_of, noted
 from fewbits.runtime.torch_graph import TorchGraph
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
@@ -92,7 +92,7 @@ def train_model(
     read: list[str] = []
     axes = open_axes(start.current)
     samples = Samples(
-        _noted(feeds, read), training.batch_size, training.device, axes=axes, window=training.window
+        noted(feeds, read), training.batch_size, training.device, axes=axes, window=training.window
     )  # fmt: skip
     checkpoint = Checkpoint(
         None if kept is None else kept.path,
@@ -126,13 +126,6 @@ def _reestimated(
         f"the error from {went.after:.4g} to {loss:.4g}."
     )
     return replace(went, after=loss), (note,)
-
-
-def _noted(feeds: Iterable[Arrays], read: list[str]) -> Iterator[Arrays]:
-    """Yield `feeds`, and note the content hash of each."""
-    for arrays in feeds:
-        read.append(key_of(dict(arrays)))
-        yield arrays
 
 
 def on_grids(model: ir.Model, plan: Plan, encodings: Mapping[str, Encoding]) -> ir.Model:

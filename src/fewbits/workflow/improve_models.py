@@ -1,6 +1,6 @@
 """How one method changes a model: which float model it aims at, what it hands back, and the subject made from that."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -21,7 +21,7 @@ from fewbits.quantization.layers import find_layers
 from fewbits.reporting.record import versions
 from fewbits.runtime.progress import Progress
 from fewbits.runtime.session import Arrays
-from fewbits.runtime.store import Store, key_of
+from fewbits.runtime.store import Store, key_of, noted
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
 from fewbits.training.schedule import LABELS, Training
@@ -169,7 +169,7 @@ def rounded(
     start = Start(state.floating, subject.model, made.plan, made.encodings)
     read: list[str] = []  # hashes of the batches: all of them are read before the first layer's turn
     kept = RoundedStore(store, lambda: _key(method, state, read, effort))
-    feeds = _noted(_feeds(calibration, samples), read)
+    feeds = noted(_feeds(calibration, samples), read)
     with threads(subject.options.threads):
         return round_model(method.name, start, feeds, effort, store=kept, progress=progress)
 
@@ -213,13 +213,6 @@ def _feeds(calibration: Calibration, samples: int, *, with_labels: bool = False)
     for batch in subject.data.batches(size, samples):
         labels = {LABELS: batch.labels} if with_labels and batch.labels is not None else {}
         yield {**batch.feeds, **labels}
-
-
-def _noted(feeds: Iterable[Arrays], read: list[str]) -> Iterator[Arrays]:
-    """Yield `feeds`, and note the content hash of each."""
-    for arrays in feeds:
-        read.append(key_of(dict(arrays)))
-        yield arrays
 
 
 def _key(method: Method, state: State, data: Sequence[str], effort: Effort) -> str:
