@@ -1,12 +1,10 @@
 """The record of automatic mixed precision: every profile that was considered, what it costs and what it scored."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from fewbits.reporting.baseline_record import Row
-from fewbits.reporting.record import SCHEMA, machine, plain, versions
+from fewbits.reporting.baseline_record import ContestRecord
 
 Origin = Literal["uniform", "curve", "between", "repaired"]
 """Where a profile comes from: one precision for all, the predicted curve, a search between two scored ones, a search
@@ -73,24 +71,15 @@ class GroupFacts:
     share_macs: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class AmpRecord:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmpRecord(ContestRecord):
     """Everything about one run of automatic mixed precision that someone may ask later.
 
-    Attributes:
-        verb: amp.
-        created: time of writing, UTC, ISO 8601.
-        options: what the caller asked for, by option name.
-        model: source, sha256 and what preparing changed.
-        data: role (calibration, evaluation) -> name, fingerprint, samples.
-        target: device profile.
-        metric: name, unit, direction, samples.
-        goal: what was acceptable.
+    Attributes beside those of the class that it extends:
         candidates: precisions to choose from.
         cost: of profiles: name, unit, is_estimate.
         budget: of the cost, in its unit; None where none was set.
         sensitivity: how noise was found, one-pass or brute-force.
-        float_row: the float model.
         groups: in the order of the network.
         points: by rising cost.
         chosen: number of the point whose files the run's folder holds, or None.
@@ -100,27 +89,12 @@ class AmpRecord:
         evaluations: how many profiles were scored on all of the data.
         rank_correlation: Spearman's, of predicted and measured errors over the points; None below three.
         reason: why, with the figures it rests on.
-        next_steps: (why, command).
-        notes: sentences for the user.
-        timings: stage -> seconds.
-        versions: package -> version.
-        machine: platform, processor and cores.
-        schema: version of this layout.
     """
 
-    verb: str
-    created: str
-    options: Mapping[str, Any]
-    model: Mapping[str, Any]
-    data: Mapping[str, Any]
-    target: str
-    metric: Mapping[str, Any]
-    goal: Mapping[str, Any]
     candidates: tuple[str, ...]
     cost: Mapping[str, Any]
     budget: float | None
     sensitivity: Literal["one-pass", "brute-force"]
-    float_row: Row
     groups: tuple[GroupFacts, ...]
     points: tuple[Point, ...]
     chosen: int | None
@@ -130,16 +104,6 @@ class AmpRecord:
     evaluations: int
     rank_correlation: float | None
     reason: str
-    next_steps: tuple[tuple[str, str], ...]
-    notes: tuple[str, ...]
-    timings: Mapping[str, float]
-    versions: Mapping[str, str] = field(default_factory=versions)
-    machine: Mapping[str, Any] = field(default_factory=machine)
-    schema: int = SCHEMA
-
-    def to_json(self) -> str:
-        """Return the record as JSON; numbers that JSON lacks become null."""
-        return json.dumps(plain(asdict(self)), indent=1, allow_nan=False) + "\n"
 
     def point(self, number: int) -> Point | None:
         """Return the point of a number, or None."""

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from fewbits.reporting.record import SCHEMA, machine, plain, versions
+from fewbits.reporting.record import VerbRecord, plain
 
 PARTS = ("all", "weights", "activations")
 """What of a group is quantized when its figure is taken."""
@@ -115,17 +115,11 @@ class Diagnosis:
     figures: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class AnalysisRecord:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisRecord(VerbRecord):
     """Everything about one analysis that someone may ask later.
 
-    Attributes:
-        verb: analyze.
-        created: time of writing, UTC, ISO 8601.
-        options: what the caller asked for, by option name.
-        model: source, sha256 and what preparing changed.
-        data: role (calibration, evaluation) -> name, fingerprint, samples.
-        target: device profile.
+    Attributes beside those of the class that it extends:
         precisions: for which the groups have figures.
         output_names: graph outputs that the error is taken over.
         samples: that the figures rest on.
@@ -135,21 +129,10 @@ class AnalysisRecord:
         groups: in the graph's order.
         tensors: in the graph's order.
         diagnoses: worst first.
-        notes: sentences for the user.
-        timings: stage -> seconds.
         float_score: of the float model, where a metric was asked for.
         score: of the full simulation, likewise.
-        versions: package -> version.
-        machine: platform, processor and cores.
-        schema: version of this layout.
     """
 
-    verb: str
-    created: str
-    options: Mapping[str, Any]
-    model: Mapping[str, Any]
-    data: Mapping[str, Any]
-    target: str
     precisions: tuple[str, ...]
     output_names: tuple[str, ...]
     samples: int
@@ -159,13 +142,8 @@ class AnalysisRecord:
     groups: tuple[GroupRow, ...]
     tensors: tuple[TensorRow, ...]
     diagnoses: tuple[Diagnosis, ...]
-    notes: tuple[str, ...]
-    timings: Mapping[str, float]
     float_score: float | None = None
     score: float | None = None
-    versions: Mapping[str, str] = field(default_factory=versions)
-    machine: Mapping[str, Any] = field(default_factory=machine)
-    schema: int = SCHEMA
 
     def to_json(self) -> str:
         """Return the record as JSON; numbers that JSON lacks become null."""

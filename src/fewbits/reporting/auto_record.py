@@ -1,12 +1,10 @@
 """The record of a whole workflow: what was decided at each fork, every candidate, and which one to ship."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from fewbits.reporting.baseline_record import Row
-from fewbits.reporting.record import SCHEMA, machine, plain, versions
+from fewbits.reporting.baseline_record import ContestRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +63,13 @@ class Contender:
     is_pareto: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AutoRecord:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoRecord(ContestRecord):
     """Everything about one workflow that someone may ask later.
 
-    Attributes:
-        verb: auto.
-        created: time of writing, UTC, ISO 8601.
-        options: what the caller asked for, by option name.
-        model: source, sha256 and what preparing changed.
-        data: role (calibration, evaluation) -> name, fingerprint, samples.
-        target: device profile.
-        metric: name, unit, direction, samples.
-        goal: what accuracy was acceptable.
+    Attributes beside those of the class that it extends:
         aim: enough, fastest, smallest or most-accurate.
         max_latency_ms: that is acceptable; None sets no limit.
-        float_row: the float model.
         verdict: of step 1: finding, accepted precision, reason, remarks.
         forks: the decisions, in their order; the last is stop.
         contenders: every model that was scored.
@@ -91,27 +80,12 @@ class AutoRecord:
             first with the word "failed".
         preflight: what was found out before anything was quantized; empty where nothing was.
         command: that makes this run again.
-        next_steps: (why, command).
-        notes: sentences for the user.
-        timings: stage -> seconds.
         wall_s: of the whole run, what an earlier, stopped one took not counted.
         peak_mb: largest resident memory of the process.
-        versions: package -> version.
-        machine: platform, processor and cores.
-        schema: version of this layout.
     """
 
-    verb: str
-    created: str
-    options: Mapping[str, Any]
-    model: Mapping[str, Any]
-    data: Mapping[str, Any]
-    target: str
-    metric: Mapping[str, Any]
-    goal: Mapping[str, Any]
     aim: str
     max_latency_ms: float | None
-    float_row: Row
     verdict: Mapping[str, Any]
     forks: tuple[Fork, ...]
     contenders: tuple[Contender, ...]
@@ -121,15 +95,5 @@ class AutoRecord:
     checks: Mapping[str, str]
     preflight: Mapping[str, Any]
     command: str
-    next_steps: tuple[tuple[str, str], ...]
-    notes: tuple[str, ...]
-    timings: Mapping[str, float]
     wall_s: float
     peak_mb: float
-    versions: Mapping[str, str] = field(default_factory=versions)
-    machine: Mapping[str, Any] = field(default_factory=machine)
-    schema: int = SCHEMA
-
-    def to_json(self) -> str:
-        """Return the record as JSON; numbers that JSON lacks become null."""
-        return json.dumps(plain(asdict(self)), indent=1, allow_nan=False) + "\n"

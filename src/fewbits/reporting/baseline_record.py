@@ -1,11 +1,10 @@
 """The record of a baseline: the scores and costs of several precisions of one model, and what follows from them."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from fewbits.reporting.record import SCHEMA, machine, plain, versions
+from fewbits.reporting.record import VerbRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,50 +32,33 @@ class Row:
     latency_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BaselineRecord:
-    """Everything about one baseline that someone may ask later.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContestRecord(VerbRecord):
+    """What the records of all verbs say that score several models against one goal.
 
-    Attributes:
-        verb: baseline.
-        created: time of writing, UTC, ISO 8601.
-        options: what the caller asked for, by option name.
-        model: source, sha256 and what preparing changed.
-        data: role (calibration, evaluation) -> name, fingerprint, samples.
-        target: device profile.
+    Attributes beside those of the class that it extends:
         metric: name, unit, direction, samples.
-        goal: what was acceptable.
+        goal: what accuracy was acceptable.
         float_row: the float model.
-        rows: one per precision; each has its own folder of that name.
-        refused: precision -> why it cannot be on this target.
-        verdict: finding, accepted precision, reason, remarks.
         next_steps: (why, command).
-        notes: sentences for the user.
-        timings: stage -> seconds.
-        versions: package -> version.
-        machine: platform, processor and cores.
-        schema: version of this layout.
     """
 
-    verb: str
-    created: str
-    options: Mapping[str, Any]
-    model: Mapping[str, Any]
-    data: Mapping[str, Any]
-    target: str
     metric: Mapping[str, Any]
     goal: Mapping[str, Any]
     float_row: Row
+    next_steps: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineRecord(ContestRecord):
+    """Everything about one baseline that someone may ask later.
+
+    Attributes beside those of the class that it extends:
+        rows: one per precision; each has its own folder of that name.
+        refused: precision -> why it cannot be on this target.
+        verdict: finding, accepted precision, reason, remarks.
+    """
+
     rows: tuple[Row, ...]
     refused: Mapping[str, str]
     verdict: Mapping[str, Any]
-    next_steps: tuple[tuple[str, str], ...]
-    notes: tuple[str, ...]
-    timings: Mapping[str, float]
-    versions: Mapping[str, str] = field(default_factory=versions)
-    machine: Mapping[str, Any] = field(default_factory=machine)
-    schema: int = SCHEMA
-
-    def to_json(self) -> str:
-        """Return the record as JSON; numbers that JSON lacks become null."""
-        return json.dumps(plain(asdict(self)), indent=1, allow_nan=False) + "\n"

@@ -43,31 +43,21 @@ def _processor() -> str:
     return platform.processor()
 
 
-@dataclass(frozen=True, slots=True)
-class RunRecord:
-    """Everything about one run that someone may ask later.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerbRecord:
+    """What the record of every verb says.
 
     Attributes:
         verb: the command that ran.
         created: time of writing, UTC, ISO 8601.
         options: what the caller asked for, by option name.
-        versions: package -> version.
-        machine: platform, processor and cores.
         model: source, sha256, whether the float companion is prepared, and what preparing changed.
         data: role (calibration, evaluation) -> name, fingerprint, samples.
         target: device profile.
-        precision: counts of nodes by precision.
-        declined: reason -> names of the nodes that stay in float32 for it.
-        profile: node -> precision, for every node that does not have the default.
-        scores: metric, direction, float and quantized score, drop and its interval.
         timings: stage -> seconds.
-        widened: weight -> channels whose scale was widened so that the int32 bias fits.
         notes: sentences for the user.
-        pinned: tensors whose encodings later runs must keep.
-        trials: (ranges that were tried, relative output error), where they were chosen by trial.
-        files: name -> sha256 and bytes.
-        improvement: what improvers did to the model, empty where none ran: `methods`, a list of rows, one for each, in
-            the order in which they ran. Records of later verbs do not repeat it.
+        versions: package -> version.
+        machine: platform, processor and cores.
         schema: version of this layout.
     """
 
@@ -77,17 +67,8 @@ class RunRecord:
     model: Mapping[str, Any]
     data: Mapping[str, Any]
     target: str
-    precision: Mapping[str, int]
-    declined: Mapping[str, list[str]]
-    profile: Mapping[str, str]
-    scores: Mapping[str, Any]
     timings: Mapping[str, float]
-    widened: Mapping[str, int]
     notes: tuple[str, ...]
-    pinned: tuple[str, ...]
-    trials: tuple[tuple[str, float], ...]
-    files: Mapping[str, Mapping[str, Any]]
-    improvement: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=versions)
     machine: Mapping[str, Any] = field(default_factory=machine)
     schema: int = SCHEMA
@@ -95,6 +76,34 @@ class RunRecord:
     def to_json(self) -> str:
         """Return the record as JSON; numbers that JSON lacks become null."""
         return json.dumps(plain(asdict(self)), indent=1, allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord(VerbRecord):
+    """Everything about one run that someone may ask later.
+
+    Attributes beside those of the class that it extends:
+        precision: counts of nodes by precision.
+        declined: reason -> names of the nodes that stay in float32 for it.
+        profile: node -> precision, for every node that does not have the default.
+        scores: metric, direction, float and quantized score, drop and its interval.
+        widened: weight -> channels whose scale was widened so that the int32 bias fits.
+        pinned: tensors whose encodings later runs must keep.
+        trials: (ranges that were tried, relative output error), where they were chosen by trial.
+        files: name -> sha256 and bytes.
+        improvement: what improvers did to the model, empty where none ran: `methods`, a list of rows, one for each, in
+            the order in which they ran. Records of later verbs do not repeat it.
+    """
+
+    precision: Mapping[str, int]
+    declined: Mapping[str, list[str]]
+    profile: Mapping[str, str]
+    scores: Mapping[str, Any]
+    widened: Mapping[str, int]
+    pinned: tuple[str, ...]
+    trials: tuple[tuple[str, float], ...]
+    files: Mapping[str, Mapping[str, Any]]
+    improvement: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_record(path: Path) -> RunRecord:
