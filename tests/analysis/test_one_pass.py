@@ -315,6 +315,7 @@ def test_shares_of_the_probes_give_the_same_estimates(monkeypatch):
     assert list(whole.figures) == list(parts.figures)
     for key, figure in whole.figures.items():
         assert figure.error == pytest.approx(parts.figures[key].error, rel=1e-6)
+        assert figure.deviation == pytest.approx(parts.figures[key].deviation, rel=1e-5)
     assert whole.noise["w8a8"].own == pytest.approx(parts.noise["w8a8"].own, rel=1e-6)
 
 

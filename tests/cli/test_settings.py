@@ -158,6 +158,19 @@ def test_a_flag_replaces_the_keys_that_belong_to_the_same_choice(folder, flag, s
     assert len(given("baseline")) == 2
 
 
+def test_a_key_of_the_verb_replaces_what_its_flag_does(folder):
+    write(goal={"max-drop": 1}, baseline={"min-sqnr": 3})
+    assert given("baseline") == {"min_sqnr": 3}
+    assert given("litemp") == {"max_drop": "1"}
+
+
+def test_a_chip_replaces_the_target_of_lint_and_of_no_other_verb(folder):
+    """`lint` takes the rules of the chip; `auto` compiles for it what it made by the rules of the target."""
+    write(run={"output": "out"}, target={"name": "qnn-htp-v75"})
+    assert given("lint", "--soc", "sm8650") == {"model": "out"}
+    assert given("auto", "--soc", "sm8650") == {"output": "out", "target": "qnn-htp-v75"}
+
+
 def test_relative_paths_start_at_the_file(folder):
     write(
         "sub/s.toml",
@@ -199,9 +212,9 @@ def test_help_is_shown_whatever_the_file_holds(folder):
 # the table of keys
 
 
-def test_every_key_fills_an_option_of_some_verb_but_those_that_only_auto_has():
+def test_every_key_fills_an_option_of_some_verb():
     filled = {where for verb, options in verbs().items() for where in routes(verb, options)}
-    assert {key.where for key in KEYS} - filled <= {"goal.max-latency", "goal.goal"}
+    assert {key.where for key in KEYS} == filled
 
 
 def test_every_example_is_a_value_that_is_taken():
@@ -212,14 +225,17 @@ def test_every_example_is_a_value_that_is_taken():
     assert SECTIONS["target"]["name"].example == f'"{DEFAULT_TARGET}"'
 
 
-def test_every_flag_that_replaces_keys_names_keys_that_are_there():
+def test_every_flag_that_replaces_keys_is_an_option_and_names_keys_that_are_there():
     assert {where for keys in GIVES_WAY.values() for where in keys} <= {key.where for key in KEYS}
+    for flag in GIVES_WAY:
+        verb, _, name = flag.rpartition("--")
+        assert any(name in options for known, options in verbs().items() if verb.strip() in ("", known)), flag
 
 
 # the file that repeats a run
 
 
-@pytest.mark.parametrize("verb", ["quantize", "amp", "evaluate", "prepare", "verify", "convert", "qat"])
+@pytest.mark.parametrize("verb", ["quantize", "amp", "evaluate", "prepare", "verify", "convert", "qat", "auto"])
 def test_effective_settings_give_every_option_back(folder, verb):
     values = {"texts": ["a", 'b "\\\n\x01'], "sizes": ["N=4", "a b=2"], "whole": 3, "number": 0.1, "flag": False}
     options = verbs()[verb].values()

@@ -14,21 +14,24 @@ from fewbits.artifact import names
 pytest.importorskip("torch")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+HAS_QNN = importlib.util.find_spec("onnxruntime_qnn") is not None
 has_images = pytest.mark.skipif(
     importlib.util.find_spec("sklearn") is None, reason="needs scikit-learn for the training images"
 )
-WITHIN = 2.5
-"""Points of top-1 that training may end below float: 1.6 are recorded in benchmarks/results, and runs differ by 0.5."""
+REACHED = 93.0
+"""A floor on the top-1 that training reached: 93.58 in benchmarks/results/qat_labels.json, and runs differ by 0.5. It
+does not come within a point of float, which has 95.17."""
 
 
-@pytest.fixture
-def images(tmp_path):
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
     """A few labelled images, for runs too short to learn: those that are scored, at a brightness of 0 to 1."""
+    folder = tmp_path_factory.mktemp("images")
     with np.load(EXAMPLES / "digits" / "eval.npz") as arrays:
         image, labels = arrays["image"][:200], arrays["labels"][:200]
     bright = image / np.maximum(image.max(axis=(1, 2, 3), keepdims=True), 1e-6)
-    np.savez(tmp_path / "images.npz", image=bright, labels=labels)
-    return tmp_path / "images.npz"
+    np.savez(folder / "images.npz", image=bright, labels=labels)
+    return folder / "images.npz"
 
 
 def run(script: str, *arguments: object) -> str:
@@ -42,18 +45,33 @@ def figure(text: str, pattern: str) -> float:
     return float(re.search(pattern, text)[1])
 
 
-def test_the_loop_trains_exports_scores_and_verifies(images, tmp_path):
-    said = run("train_w4a4.py", "--epochs", 2, "--images", images, "--output", tmp_path / "out")
+@pytest.fixture(scope="module")
+def loop(images, tmp_path_factory):
+    """What train_w4a4.py says after two epochs, and its folder."""
+    output = tmp_path_factory.mktemp("loop") / "out"
+    return run("train_w4a4.py", "--epochs", 2, "--images", images, "--output", output), output
+
+
+def test_the_loop_trains_exports_scores_and_verifies(loop):
+    said, output = loop
     assert figure(said, r"float ([\d.]+) %") == pytest.approx(95.17, abs=0.1)
     assert "verify in a fresh process: passed" in said
-    assert "Qualcomm's emulator" in said
-    if importlib.util.find_spec("onnxruntime_qnn") is None:
-        assert "pip install 'fewbits[qnn]'" in said
-    else:
-        # a ReLU6 before a grid of 4 bits has no form yet that the compiler takes
-        assert "emulator (sm8650): passed" in said or "Qualcomm's compiler for sm8650 (HTP v75) does not take" in said
-    assert (tmp_path / "out" / "trained" / names.ARTIFACT).is_file()
-    assert (tmp_path / "out" / "float.pt").is_file()
+    assert (output / "trained" / names.ARTIFACT).is_file()
+    assert (output / "float.pt").is_file()
+
+
+@pytest.mark.skipif(HAS_QNN, reason="onnxruntime-qnn is installed")
+def test_the_loop_says_how_to_get_the_emulator(loop):
+    assert re.search(r"not verified on Qualcomm's emulator: .*pip install 'fewbits\[qnn\]'", loop[0])
+
+
+@pytest.mark.skipif(not HAS_QNN, reason="needs onnxruntime-qnn")
+def test_the_compiler_refuses_the_layers_around_a_relu6_of_4_bits(loop):
+    """A known limit: a Clip between a convolution and a grid of 4 bits has no form yet that the compiler takes."""
+    assert (
+        "not verified on Qualcomm's emulator: Qualcomm's compiler for sm8650 (HTP v75) does not take "
+        "DequantizeLinear 'blocks.6.body.0.weight_dq_node', DequantizeLinear 'blocks.6.body.0.weight_bias_dq_node', "
+    ) in loop[0]
 
 
 def test_the_class_trains_and_goes_on_from_its_checkpoint(images, tmp_path):
@@ -68,12 +86,10 @@ def test_the_class_trains_and_goes_on_from_its_checkpoint(images, tmp_path):
 
 @pytest.mark.slow
 @has_images
-def test_training_with_labels_comes_close_to_float(tmp_path):
+def test_training_with_labels_brings_most_of_the_loss_back(tmp_path):
     said = run("train_w4a4.py", "--output", tmp_path / "out")
-    start, float_ = figure(said, r"without training ([\d.]+) %"), figure(said, r"float ([\d.]+) %")
-    trained = figure(said, r"and trained ([\d.]+) %")
-    assert start < 70
-    assert trained >= float_ - WITHIN
+    assert figure(said, r"without training ([\d.]+) %") < 70
+    assert figure(said, r"and trained ([\d.]+) %") >= REACHED
 
 
 @pytest.mark.slow

@@ -72,6 +72,15 @@ def test_a_student_that_only_gets_worse_ends_as_it_began() -> None:
     assert all(torch.equal(value, begin[name]) for name, value in student.state_dict().items())
 
 
+def test_parts_of_the_loss_that_are_not_there_lie_on_the_same_device() -> None:
+    teacher = Net(0).to("meta")
+    pair = Distillation(Net(1).to("meta"), teacher, ("y",))
+    pair.powers["y"] = 1.0
+    with torch.device("meta"):
+        batch = {"x": torch.empty(4, WIDTH)}
+    assert pair.loss(batch).device.type == "meta"
+
+
 def test_equal_seeds_give_equal_bits() -> None:
     teacher, ends = Net(0), []
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from amp_cases import files_of
 from auto_cases import (
@@ -24,6 +25,7 @@ from fewbits.reporting.auto_record import AutoRecord
 from fewbits.reporting.read import read_any
 from fewbits.reporting.record import read_record
 from fewbits.runtime.session import RunOptions
+from fewbits.spec.soc import find_soc
 from fewbits.workflow import auto_run
 from fewbits.workflow.auto_checks import has_failed
 from fewbits.workflow.export import export
@@ -127,6 +129,34 @@ def test_where_nothing_meets_the_goals_the_nearest_is_kept(tiny, tmp_path):
     assert " --qat False" not in record.command
 
 
+def test_the_chip_that_is_named_is_one_of_the_target(tiny, tmp_path):
+    with quickly():
+        record = auto_of(tiny, tmp_path / "run", target="qnn-htp-v75", min_sqnr=MET_BY_W8A8).record
+        named = auto_of(tiny, tmp_path / "run", soc="sm8550", min_sqnr=MET_BY_W8A8).record
+    commands = [dict(one.next_steps)["compile it for your chip"] for one in (record, named)]
+    chips = [find_soc(command.split()[command.split().index("--soc") + 1]) for command in commands]
+    assert [chip.target for chip in chips] == ["qnn-htp-v75", "qnn-htp-v73"]
+    assert chips[1].name == "sm8550"
+
+
+def test_the_first_sample_is_read_as_often_however_many_models_there_are(tiny, tmp_path):
+    """A loader of the user's may take long to begin."""
+    images, ones = np.load(tiny.calib)["image"], []
+
+    def loader():
+        for image in images:
+            ones.append(1)
+            yield {"image": image[None]}
+
+    with quickly():
+        read = []
+        for name, goal in (("few", MET_BY_W8A8), ("many", MET_BY_NONE)):
+            ones.clear()
+            auto_of(tiny, tmp_path / name, data=loader, min_sqnr=goal, latency_by="ort", time=0.01)
+            read.append(len(ones))
+    assert read[0] == read[1]
+
+
 def test_a_second_run_scores_nothing_and_comes_to_the_same(run, tiny):
     before, hashes = plain(run.output), files_of(run.output)
     with quickly(is_checked=True):
@@ -225,3 +255,18 @@ def test_the_best_so_far_is_published_after_every_step(tiny, tmp_path):
     assert evaluations_of(again.record) == 0
     assert again.record.chosen == "litemp-p40"
     assert [run.state for run in runs(folder)] == ["finished"]
+
+
+def test_a_run_that_is_stopped_while_it_is_checked_is_not_finished(tiny, tmp_path):
+    folder = tmp_path / "run"
+
+    def stopping(*of, **how):
+        raise KeyboardInterrupt
+
+    with quickly() as patch:
+        patch.setattr(auto_run, "check_made", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            auto_of(tiny, folder, min_sqnr=MET_BY_W8A8)
+    assert [run.state for run in runs(folder)] == ["stopped"]
+    assert read_any(folder / names.RECORD).chosen == "w8a8"
+    assert_whole(folder)

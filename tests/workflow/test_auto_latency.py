@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from amp_cases import THREADS
 from auto_cases import MET_BY_W8A8, assert_whole, auto_of, evaluations_of, quickly, steps_of
 from pasted import assert_parses
 
@@ -10,8 +12,11 @@ import fewbits
 from fewbits.artifact import names
 from fewbits.errors import MissingExtraError, SpecError
 from fewbits.reporting.read import read_any
-from fewbits.workflow import auto_latency
+from fewbits.runtime.store import Store
+from fewbits.workflow import cost_profiles
 from fewbits.workflow.auto_latency import LATENCIES, check_latency_by, parse_latency
+from fewbits.workflow.calibrate import calibrate
+from fewbits.workflow.cost_context import CostContext
 
 
 @pytest.mark.parametrize(
@@ -85,7 +90,7 @@ def test_only_acceptable_models_are_timed_and_once_only(tiny, tmp_path):
         return 5.0 * len(timed)
 
     with quickly() as patch:
-        patch.setattr(auto_latency, "time_session", time_session)
+        patch.setattr(cost_profiles, "time_session", time_session)
         record = auto_of(tiny, tmp_path / "run", **options).record
         assert timed == ["w8a16", "w16a16", "fp16"]
         assert [m.latency_ms is not None for m in record.contenders] == [m.status == "ok" for m in record.contenders]
@@ -93,6 +98,25 @@ def test_only_acceptable_models_are_timed_and_once_only(tiny, tmp_path):
     assert len(timed) == 3
     assert again.contenders == record.contenders
     assert record.chosen == "w8a16"
+
+
+def test_a_model_is_timed_again_where_the_sample_has_another_shape_and_not_for_what_lies_beside_it(tiny, tmp_path):
+    calibration, timed = calibrate(tiny.model, data=tiny.calib, samples=2, **THREADS), []
+    model = tmp_path / "model.onnx"
+    model.write_bytes(tiny.model.read_bytes())
+
+    def time_session(path, feeds, *, options):
+        timed.append(feeds["image"].shape)
+        return 5.0
+
+    with pytest.MonkeyPatch.context() as patch, Store(tmp_path / "store") as store:
+        patch.setattr(cost_profiles, "time_session", time_session)
+        context = CostContext(calibration, store)
+        for size, beside in ((1, ""), (1, "another"), (2, "another")):
+            (tmp_path / "record.json").write_text(beside)
+            feeds = {name: np.repeat(x, size, axis=0) for name, x in context.feeds.items()}
+            assert cost_profiles.remembered_time(context, model, feeds) == 5.0
+    assert timed == [(1, 3, 8, 8), (2, 3, 8, 8)]
 
 
 @pytest.fixture

@@ -71,6 +71,16 @@ def test_a_metric_that_is_an_object_is_never_remembered(tiny, tmp_path):
     assert len(calls) == 10
 
 
+def test_a_metric_that_is_reached_by_a_link_is_remembered(tiny, metric, tmp_path):
+    file, _, function = metric.rpartition(":")
+    (tmp_path / "link.py").symlink_to(file)
+    options = options_of(tiny, f"{tmp_path / 'link.py'}:{function}", tmp_path / "run") | {"max_drop": 9}
+    with quickly():
+        assert evaluations_of(auto(tiny.model, **options).record) == 4
+        assert evaluations_of(auto(tiny.model, **options).record) == 0
+    assert len(logged(tmp_path)) == 5
+
+
 @pytest.mark.parametrize("place", ["run/baseline/w8a16/.fewbits.", "run/baseline/.fewbits.", "run/.fewbits."])
 def test_a_full_disk_leaves_a_whole_folder(tiny, tmp_path, monkeypatch, place):
     """The disk fills up in a precision, in the record of a step, and while the best so far is published."""

@@ -140,12 +140,21 @@ def test_preflight_says_that_a_small_drop_on_few_samples_is_noise(tiny):
 
 
 def test_preflight_names_the_parts_of_step_1_and_memory_of_later_steps(tiny):
+    before_mb = memory.peak_mb()
     found = run(tiny, steps=("litemp", "improve"))
     assert set(found.parts) == {"prepare", STAGE, "calibrate", "quantize", "range trials", "write", "score"}
     assert found.seconds == pytest.approx(sum(found.parts.values()))
     assert min(value for name, value in found.parts.items() if name != "prepare") > 0
-    assert found.peak_mb == max(found.later_mb.values()) > found.step1_mb >= memory.peak_mb() * 0.5
+    assert found.peak_mb == max(found.later_mb.values()) > found.step1_mb > before_mb
     assert set(found.later_s) == {"litemp", "improve"}
+
+
+def test_preflight_counts_the_probes_that_ranking_on_so_many_samples_takes(tiny, monkeypatch):
+    taken = []
+    monkeypatch.setattr(memory, "litemp_mb", lambda model, sizes, batch, probes: taken.append(probes) or 0.0)
+    for samples in (400, 24, 8):
+        run(tiny, samples=samples, steps=("litemp",))
+    assert taken == [11, 11, 16]  # there are 24 samples; 256 / 24 and 256 / 8, but 16 at most
 
 
 def test_preflight_times_no_trials_where_ranges_are_given(tiny):

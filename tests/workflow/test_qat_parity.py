@@ -201,18 +201,18 @@ def small(request, tmp_path_factory) -> Exported:
     return exported(SMALL[request.param](), tmp_path_factory.mktemp("small"))
 
 
-def assert_every_node_is_onnxruntimes(run: Exported, equal: float) -> None:
+def assert_every_node_is_onnxruntimes(run: Exported) -> None:
     fed = fed_by_onnxruntime(run.module, run.stored, run.case.feeds())
     shares = fed.within_1()
     assert set(shares) >= set(run.module.plan.outputs)
     assert bool(fed.halves) is ("fp16" in run.case.profile.values())
     assert min(shares.values()) >= 0.999, min(shares.items(), key=lambda item: item[1])
     assert all(found > HALF_DB for found in fed.halves.values()), fed.halves
-    assert fed.equal() >= equal
+    assert fed.equal() >= 0.999
 
 
 def test_every_node_computes_what_the_exported_file_does(small):
-    assert_every_node_is_onnxruntimes(small, 0.999)
+    assert_every_node_is_onnxruntimes(small)
 
 
 def test_the_outputs_are_those_of_the_exported_file(small):
@@ -281,6 +281,6 @@ def test_the_score_is_that_of_the_exported_file(small):
 @pytest.mark.parametrize("name", list(REAL))
 def test_real_networks_compute_what_they_export(name, tmp_path):
     run = exported(REAL[name](), tmp_path)
-    assert_every_node_is_onnxruntimes(run, 0.999)
+    assert_every_node_is_onnxruntimes(run)
     assert_reload_keeps_every_bit(run, tmp_path / "again")
     assert_state_keeps_every_bit(run)

@@ -41,13 +41,13 @@ class UserMetric:
         name: as the user wrote it.
         function: takes predict(feeds) -> outputs, returns a number.
         higher_is_better: direction.
-        folder: on sys.path while it runs; None where it was given as an object.
+        path: of its file, whose folder is on sys.path while it runs; None where it was given as an object.
     """
 
     name: str
     function: Callable[[Predict], Any]
     higher_is_better: bool = True
-    folder: Path | None = None
+    path: Path | None = None
     needs_labels: bool = False
     needs_float: bool = False
     unit: str = ""
@@ -76,7 +76,7 @@ class UserMetric:
                 progress.advance(len(first) if first is not None and first.ndim else 1)
             return outputs
 
-        with user_code(f"Metric {self.name!r}", error=MetricError, folder=self.folder):
+        with user_code(f"Metric {self.name!r}", error=MetricError, folder=self.path and self.path.parent):
             returned = self.function(watched)
         return Score(self._number(returned))
 
@@ -104,10 +104,10 @@ def user_metric(source: str | Callable[[Predict], Any], higher_is_better: bool |
         MetricError: there is no such function, or it does not take `predict`.
         SpecError: the direction is not said and the name (loss, error, ...) suggests that lower is better.
     """
-    folder = None
+    path = None
     if isinstance(source, str):
         loaded = load_user_function(source, error=MetricError)
-        function, folder, name, word = loaded.function, loaded.folder, source, loaded.name
+        function, path, name, word = loaded.function, loaded.path, source, loaded.name
     else:
         function, name = source, str(getattr(source, "__qualname__", type(source).__name__))
         word = name.rpartition(".")[2]
@@ -123,4 +123,4 @@ def user_metric(source: str | Callable[[Predict], Any], higher_is_better: bool |
             f"Metric {name!r} sounds as if lower were better, and its direction was not said: pass "
             "--lower-is-better or --higher-is-better (higher_is_better=False or True in Python)."
         )
-    return UserMetric(name, function, higher_is_better is not False, folder)
+    return UserMetric(name, function, higher_is_better is not False, path)

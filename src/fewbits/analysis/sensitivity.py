@@ -10,6 +10,8 @@ from fewbits.quantization.groups import Group
 
 Part = Literal["all", "weights", "activations"]
 PARTS: tuple[Part, ...] = ("all", "weights", "activations")
+MOST_BYTES = 1 << 29
+"""Gradients that are kept at a time, unless those of one probe alone are larger."""
 _Z95 = 1.96  # standard deviations on either side that hold 95 % of a normal distribution
 
 
@@ -139,7 +141,3 @@ def turns_together(size: float, probes: int) -> int:
         probes: in all.
     """
     return next(n for n in range(probes, 0, -1) if probes % n == 0 and (n == 1 or n * size <= MOST_BYTES))
-
-
-MOST_BYTES = 1 << 29
-"""Gradients that are kept at a time, unless those of one probe alone are larger."""

@@ -143,6 +143,7 @@ class OnePass:
 
     def add(self, feeds: Mapping[str, npt.NDArray[np.generic]], samples: int) -> bool:
         """Take one batch in; False, and nothing is taken, where the first axis of a tensor does not count samples."""
+        shares = []
         for probed in probe(
             self._module, feeds_to_torch(feeds, self._module.device), self._recorder(), samples=samples,
             probes=self._probes, outputs=self._outputs, weights=self._weights, generator=self._generator,
@@ -150,7 +151,9 @@ class OnePass:
             if samples > 1 and not probed.is_by_sample:
                 return False
             with torch.no_grad():
-                self._project(probed)
+                shares.append(self._project(probed))
+        for key in shares[0]:  # one value per sample, or its deviation would take probes of one sample for samples
+            self._sums.setdefault(key, []).append(np.mean([share[key] for share in shares], axis=0))
         return True
 
     def _recorder(self) -> Recorder:
@@ -162,8 +165,10 @@ class OnePass:
             self._shared,
         )
 
-    def _project(self, probed: Probed) -> None:
+    def _project(self, probed: Probed) -> dict[tuple[str, str, Part], F64]:
+        """Return (group, precision, part) -> squared projections of each sample, averaged over probes."""
         seen = Projections(probed, self._deltas, self._softmax)
+        found: dict[tuple[str, str, Part], F64] = {}
         for candidate in self._candidates:
             for place in self._groups:
                 mine = self._places[candidate.precision, place.group.name]
@@ -174,10 +179,10 @@ class OnePass:
                 data = sum((seen.edge(candidate, edge, key) for edge, key in mine.edges.items()), data)
                 data = sum((seen.output(candidate, name, key) for name, key in mine.outputs.items()), data)
                 for part, projection in zip(PARTS, (weights + data, weights, data), strict=True):
-                    key = (place.group.name, candidate.precision, part)
-                    self._sums.setdefault(key, []).append((projection**2).mean(axis=1))
+                    found[place.group.name, candidate.precision, part] = (projection**2).mean(axis=1)
         if self._noise is not None:
             self._noise.add(seen)
+        return found
 
     def estimates(self) -> dict[tuple[str, str, Part], tuple[float, float]]:
         """Return (group, precision, part) -> (relative output error, its relative standard deviation)."""

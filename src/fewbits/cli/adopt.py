@@ -1,68 +1,37 @@
 """Commands that take in grids which others chose: import, apply-encodings."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from fewbits.cli.options import (
-    ChannelOrder,
-    Crop,
-    Dims,
-    Json,
-    Layout,
-    Mean,
-    OutputFolder,
-    Preset,
-    Provider,
-    Quiet,
-    Resize,
-    Scale,
-    SomeData,
-    Std,
-    Target,
-    Threads,
-    parse_dims,
-    parse_preprocess,
-    parse_run_options,
-)
+from fewbits.cli.options import Dims, Json, OutputFolder, Quiet, SomeData, Target, parse_dims
+from fewbits.cli.shared import IMAGES, SESSION, takes, verb_options
 
 _Qdq = Annotated[Path, typer.Argument(metavar="QDQ_MODEL", help="A QDQ .onnx file, whoever wrote it.")]
 _Float = Annotated[Path, typer.Argument(metavar="MODEL", help="The float .onnx file that the encodings were made for.")]
 _Encodings = Annotated[Path, typer.Argument(metavar="ENCODINGS", help="Encodings file, version 0.6.1, 1.0.0 or 2.0.0.")]
 
 
+@takes(IMAGES, SESSION)
 def import_qdq(
     model: _Qdq,
     *,
     output: OutputFolder,
     target: Target = "qnn-htp-v73",
     data: SomeData = None,
-    preset: Preset = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    channel_order: ChannelOrder = None,
-    layout: Layout = None,
-    provider: Provider = "cpu",
-    threads: Threads = 0,
     json: Json = False,
     quiet: Quiet = False,
+    **shared: Any,
 ) -> None:
     """Take in anyone's QDQ model: the float model behind it, its grids, and what the target will make of it."""
     from fewbits.cli import show_adopt
     from fewbits.cli.progress import Bars
     from fewbits.workflow.adopt import import_qdq as verb
 
-    preprocess = parse_preprocess(
-        preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
-    )
     with Bars(quiet=quiet or json) as bars:
         result = verb(
-            model, output=output, target=target, data=data, preprocess=preprocess,
-            run_options=parse_run_options(provider, threads), progress=bars,
+            model, output=output, target=target, data=data, progress=bars, **verb_options(shared),
         )  # fmt: skip
     if json:
         show_adopt.result_json(result)
@@ -70,6 +39,7 @@ def import_qdq(
         show_adopt.result_table(result, "rebuilt from plan and encodings, against the file as it is")
 
 
+@takes(IMAGES, SESSION)
 def apply_encodings(
     model: _Float,
     encodings: _Encodings,
@@ -78,31 +48,19 @@ def apply_encodings(
     target: Target = "qnn-htp-v73",
     data: SomeData = None,
     dim: Dims = None,
-    preset: Preset = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    channel_order: ChannelOrder = None,
-    layout: Layout = None,
-    provider: Provider = "cpu",
-    threads: Threads = 0,
     json: Json = False,
     quiet: Quiet = False,
+    **shared: Any,
 ) -> None:
     """Make the QDQ model that a float model and an encodings file describe; no data are needed."""
     from fewbits.cli import show_adopt
     from fewbits.cli.progress import Bars
     from fewbits.workflow.adopt import apply_encodings as verb
 
-    preprocess = parse_preprocess(
-        preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
-    )
     with Bars(quiet=quiet or json) as bars:
         result = verb(
-            model, encodings, output=output, target=target, data=data, dims=parse_dims(dim), preprocess=preprocess,
-            run_options=parse_run_options(provider, threads), progress=bars,
+            model, encodings, output=output, target=target, data=data, dims=parse_dims(dim), progress=bars,
+            **verb_options(shared),
         )  # fmt: skip
     if json:
         show_adopt.result_json(result)

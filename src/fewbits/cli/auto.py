@@ -98,7 +98,7 @@ def _resumed(ctx: typer.Context, given: dict[str, Any], run: Path) -> dict[str, 
         raise SpecError(f"--resume goes on in {str(run)!r}: leave -o out.")
     # another settings file, of the current folder, has no say in a run that has its own
     plain = {name: item.default for name, item in inspect.signature(auto).parameters.items()}
-    flags = [f"--{name.replace('_', '-')}" for name in named if name != "soc"]
+    flags = [f"--{name.replace('_', '-')}" for name in named]
     kept = {name: item.value for name, item in settings.defaults("auto", flags).items()}
     found = {name: value if name in named else kept.get(name, plain[name]) for name, value in given.items()}
     return {**found, "output": run}

@@ -1,28 +1,12 @@
 """Command convert."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from fewbits.cli.options import (
-    ChannelOrder,
-    Crop,
-    Json,
-    Layout,
-    Mean,
-    OutputFile,
-    Preset,
-    Provider,
-    Quiet,
-    Resize,
-    Scale,
-    SomeData,
-    Std,
-    Threads,
-    parse_preprocess,
-    parse_run_options,
-)
+from fewbits.cli.options import Json, OutputFile, Quiet, SomeData
+from fewbits.cli.shared import IMAGES, SESSION, takes, verb_options
 from fewbits.errors import SpecError
 
 _Torch = Annotated[
@@ -60,6 +44,7 @@ _MinSqnr = Annotated[
 ]
 
 
+@takes(IMAGES, SESSION)
 def convert(
     module: _Torch,
     *,
@@ -74,33 +59,20 @@ def convert(
     data: SomeData = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Samples of --data at most.")] = 16,
     min_sqnr: _MinSqnr = None,
-    preset: Preset = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    channel_order: ChannelOrder = None,
-    layout: Layout = None,
-    provider: Provider = "cpu",
-    threads: Threads = 0,
     json: Json = False,
     quiet: Quiet = False,
+    **shared: Any,
 ) -> None:
     """Convert a PyTorch model to ONNX, and compare the outputs with torch's."""
     from fewbits.cli import show_model
     from fewbits.cli.progress import Bars
     from fewbits.workflow.convert import convert as verb
 
-    preprocess = parse_preprocess(
-        preset, resize=resize, crop=crop, mean=mean, std=std, scale=scale, channel_order=channel_order, layout=layout
-    )
     with Bars(quiet=quiet or json) as bars:
         result = verb(
             module, output=output, input_shapes=parse_shapes(input_shape), input_dtypes=parse_dtypes(input_dtype),
             weights=weights, dynamic_batch=dynamic_batch, dynamic=parse_dynamic(dynamic), output_names=output_name,
-            opset=opset, data=data, samples=samples, preprocess=preprocess, min_sqnr_db=min_sqnr,
-            run_options=parse_run_options(provider, threads), progress=bars,
+            opset=opset, data=data, samples=samples, min_sqnr_db=min_sqnr, progress=bars, **verb_options(shared),
         )  # fmt: skip
     if json:
         show_model.convert_json(result)

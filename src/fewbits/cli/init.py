@@ -5,24 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fewbits.cli.options import (
-    ChannelOrder,
-    Crop,
-    Dims,
-    EvalData,
-    HigherIsBetter,
-    Layout,
-    MaxDrop,
-    Mean,
-    Metric,
-    MinSqnr,
-    Preset,
-    Quiet,
-    Resize,
-    Scale,
-    Std,
-)
+from fewbits.cli.options import Dims, EvalData, HigherIsBetter, Metric, Quiet
 from fewbits.cli.settings import SETTINGS_FILE
+from fewbits.cli.shared import GOAL, IMAGES, takes
 from fewbits.errors import OutputError, SpecError
 
 _Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Where fewbits.toml is written.")]
@@ -48,6 +33,7 @@ _Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; what is no
 _Force = Annotated[bool, typer.Option("--force", help="Replace a fewbits.toml that is there.")]
 
 
+@takes(GOAL, IMAGES)
 def init(
     folder: _Folder = Path(),
     *,
@@ -57,24 +43,15 @@ def init(
     metric: Metric = None,
     higher_is_better: HigherIsBetter = None,
     target: _Target = None,
-    max_drop: MaxDrop = None,
-    min_sqnr: MinSqnr = None,
     output: _Output = None,
     dim: Dims = None,
-    preset: Preset = None,
-    resize: Resize = None,
-    crop: Crop = None,
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    channel_order: ChannelOrder = None,
-    layout: Layout = None,
     yes: _Yes = False,
     force: _Force = False,
     quiet: Quiet = False,
+    **shared: Any,
 ) -> None:
     """Write fewbits.toml, a whole run as a file: asks for model, data, metric, target and goal, and checks them."""
-    given = {name.replace("_", "-"): value for name, value in locals().items()}
+    given = {name.replace("_", "-"): value for name, value in (locals() | shared).items()}
     path = folder / SETTINGS_FILE
     if not _may_write(path, is_silent=yes, force=force):
         typer.echo(f"{path} is kept as it is.")

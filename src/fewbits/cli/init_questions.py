@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import typer
 
 from fewbits.cli.options import parse_dims, parse_preprocess
+from fewbits.cli.settings_keys import IMAGE_STEPS
 from fewbits.cli.settings_values import split_function
 from fewbits.errors import FewbitsError, SpecError
 from fewbits.spec.target import DEFAULT_TARGET, load_target
 
-IMAGE_STEPS = ("resize", "crop", "mean", "std", "scale", "channel-order", "layout")
 _OWN, _NONE = "own", "none"
 _T = TypeVar("_T")
 

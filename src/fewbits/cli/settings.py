@@ -51,17 +51,19 @@ class Settings:
 
         Args:
             verb: its name on the command line.
-            arguments: of the command line, for the flags that replace keys of another name.
+            arguments: of the command line, for the flags that replace keys of another name; keys of the verb's own
+                section replace the same.
         """
-        options = verbs()[verb]
-        flags = {argument.partition("=")[0] for argument in arguments}
-        replaced = {where for flag, keys in GIVES_WAY.items() if flag in flags for where in keys}
+        options, own = verbs()[verb], self.values.get(verb, {})
+        flags = {argument.partition("=")[0] for argument in arguments} | {f"--{key}" for key in own}
+        named = flags | {f"{verb} {flag}" for flag in flags}
+        replaced = {where for flag, keys in GIVES_WAY.items() if flag in named for where in keys}
         found = {}
         for where, option in routes(verb, options).items():
             section, _, key = where.partition(".")
             if key in self.values.get(section, {}) and where not in replaced:
                 found[options[option].parameter] = Given(where, self.values[section][key])
-        for key, value in self.values.get(verb, {}).items():
+        for key, value in own.items():
             found[options[key].parameter] = Given(f"{verb}.{key}", value)
         return found
 

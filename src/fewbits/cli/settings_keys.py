@@ -100,17 +100,19 @@ convert and import are about other models, verify has samples of its own, prepar
 what comes after a run reads the run's folder.
 """
 
-_IMAGES = tuple(key.where for key in KEYS if key.section == "preprocess" and key.name != "preset")
+IMAGE_STEPS = tuple(name for name in SECTIONS["preprocess"] if name != "preset")
+"""Keys that say in detail what a preset says in one word."""
 GIVES_WAY: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "--metric": ("metric.higher-is-better",),
         "--min-sqnr": ("goal.max-drop",),
         "--max-drop": ("goal.min-sqnr",),
-        "--preset": _IMAGES,
-        "--soc": ("target.name",),
+        "--preset": tuple(f"preprocess.{name}" for name in IMAGE_STEPS),
+        "lint --soc": ("target.name",),  # elsewhere the chip is one of the target, which stays
     }
 )
-"""Flag on the command line -> keys that it replaces although they are other options: each pair is one choice."""
+"""Flag, of any verb or of the one before it -> shared keys that it replaces although they are other options: each pair
+is one choice. A key in the section of the verb does what the flag does."""
 
 
 def routes(verb: str, options: Mapping[str, object]) -> dict[str, str]:

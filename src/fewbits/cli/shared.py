@@ -67,7 +67,8 @@ IMAGES: Group = {
     "channel_order": (ChannelOrder, None),
     "layout": (Layout, None),
 }
-RUNNING: Group = {"provider": (Provider, "cpu"), "threads": (Threads, 0), "batch_size": (BatchSize, None)}
+SESSION: Group = {"provider": (Provider, "cpu"), "threads": (Threads, 0)}
+RUNNING: Group = {**SESSION, "batch_size": (BatchSize, None)}
 SPREAD: Group = {"workers": (Workers, 1), "dask": (Dask, None), "ray": (Ray, None)}
 
 Command = Callable[..., None]

@@ -28,7 +28,7 @@ def result_table(result: AutoResult) -> None:
     columns = ("", "score", "drop", "95 % interval", "", "bit ops", "weights", *(("latency",) if has_latency else ()))
     title = f"{metric['name']} on {metric['samples']} samples{where}; goal: {record.goal['text']}"
     rows = [_cells(made, record, has_latency=has_latency) for made in record.contenders]
-    show.print_table(out, title, columns, [_float_cells(record), *rows], right=(1, 2, 5, 6, 7)[: len(columns) - 3])
+    show.print_table(out, title, columns, [_float_cells(record), *rows], right=(1, 2, 5, 6, 7))
     for sentence in record.summary:
         out.print(sentence, style="bold" if sentence == record.summary[1] else "")
     for name, said in record.checks.items():
@@ -55,7 +55,8 @@ def _cells(made: Contender, record: AutoRecord, *, has_latency: bool) -> tuple[s
     base, operations = record.float_row.bit_operations, show.count(made.bit_operations)
     if base and made.bit_operations is not None:
         operations = f"{made.bit_operations / base:.1%}"
-    drop = "" if _is_ceiling(record) else show.figure(made.drop)
+    has_floor = record.goal.get("floor") is not None  # an SQNR, which is taken against float, has no drop
+    drop = "" if has_floor else show.figure(made.drop)
     interval = "" if not drop or made.interval is None else " .. ".join(show.figure(end) for end in made.interval)
     word = {"ok": "ok", "noise": "undecided", "poor": "too much"}[made.status]
     cells = (
@@ -64,10 +65,6 @@ def _cells(made: Contender, record: AutoRecord, *, has_latency: bool) -> tuple[s
     )  # fmt: skip
     latency = "" if made.latency_ms is None else f"{made.latency_ms:.3g} ms"
     return (*cells, latency) if has_latency else cells
-
-
-def _is_ceiling(record: AutoRecord) -> bool:
-    return record.goal.get("floor") is not None
 
 
 def _score(record: AutoRecord, score: float) -> str:

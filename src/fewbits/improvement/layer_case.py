@@ -12,6 +12,17 @@ from fewbits.spec.encodings import Encoding
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+_WORK = 1e10  # multiply-adds that the moments of one layer may take
+_ELEMENTS = 2e8  # input values that are read for them
+_MOST_ROWS = 60_000
+_FEWEST_ROWS = 2  # per input
+
+
+def enough_rows(layer: Layer) -> int:
+    """Return how many input rows say enough of a layer's moments, within the work they may take."""
+    inputs, groups = layer.inputs, layer.groups
+    affordable = min(_WORK / (inputs * inputs * groups), _ELEMENTS / (inputs * groups), _MOST_ROWS)
+    return int(max(affordable, _FEWEST_ROWS * inputs))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

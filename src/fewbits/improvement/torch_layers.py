@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from fewbits.improvement.layer_case import LayerCase, Rounded
+from fewbits.improvement.layer_case import LayerCase, Rounded, enough_rows
 from fewbits.improvement.torch_rows import RowReader, weights_from_rows
 from fewbits.improvement.torch_walk import FLOAT, QUANTIZED, Walk
 from fewbits.numerics.joint_moment import JointMoment
@@ -18,10 +18,6 @@ from fewbits.runtime.torch_graph import Step
 from fewbits.spec.dtypes import PerBlock
 from fewbits.spec.plan import Role
 
-_WORK = 1e10  # multiply-adds that the moments of one layer may take
-_ELEMENTS = 2e8  # input values that are read for them
-_MOST_ROWS = 60_000
-_FEWEST_ROWS = 2  # per input
 _ROOM = 1.05  # the input's scale may become a little smaller when ranges are found again
 _INT32_MAX = 2**31 - 1
 
@@ -100,7 +96,7 @@ class LayerWalk:
         current = layer.weight_rows(walk.values_of(name)).astype(np.float64)
         corrects = self._gives_rows(layer)
         moment = JointMoment()
-        for x, y in self.rows(step, self._count(layer)):
+        for x, y in self.rows(step, enough_rows(layer)):
             take_in(moment, x, y)
         if not moment.rows:
             raise LayerLeftError("it read nothing on the calibration data")
@@ -156,13 +152,6 @@ class LayerWalk:
         rows = layer.weight_rows(self.walk.values_of(step.reads[1], FLOAT))
         flat = torch.from_numpy(rows.reshape(rows.shape[0], -1, rows.shape[3])).to(x.device)
         return x @ flat.transpose(1, 2)
-
-    @staticmethod
-    def _count(layer: Layer) -> int:
-        """Return how many rows say enough of a layer's moments, within the work they may take."""
-        inputs, groups = layer.inputs, layer.groups
-        affordable = min(_WORK / (inputs * inputs * groups), _ELEMENTS / (inputs * groups), _MOST_ROWS)
-        return int(max(affordable, _FEWEST_ROWS * inputs))
 
     def _least(self, step: Step, groups: int, channels: int) -> np.ndarray:
         """Return the smallest scales [G, C] with which the int32 bias fits."""

@@ -266,7 +266,7 @@ def seen_by_softmax(x: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
     return np.asarray(np.where(top <= _MASKED, x.dtype.type(0), np.maximum(x, floor)))
 
 
-_VANISHED = 8.0  # all that is raised adds up to less than exp(-8) = 0.03 % of the probability
+_VANISHED = 8.0  # all that is raised adds up to less than exp(-8) = 0.034 % of the probability
 _MASKED = -5000.0
 _WAITING = 1 << 16
 

@@ -76,8 +76,8 @@ class AutoRecord(ContestRecord):
         chosen: name of the one whose files the run's folder holds.
         is_met: whether it meets all goals.
         summary: verdict, recommendation, and what they rest on or leave open: three sentences.
-        checks: name of a check of what is handed over (verify, lint, compile ...) -> its result in words, failures
-            first with the word "failed".
+        checks: name of a check of what is handed over (verify, lint, compile ...) -> its result in words, which begin
+            with "failed" where it failed and with "not done" where it was not run.
         preflight: what was found out before anything was quantized; empty where nothing was.
         command: that makes this run again.
         wall_s: of the whole run, what an earlier, stopped one took not counted.

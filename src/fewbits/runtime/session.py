@@ -21,7 +21,7 @@ Arrays = dict[str, npt.NDArray[np.generic]]
 # Otherwise ORT runs int4/int8-weight MatMul under wider activations as MatMulNBits with 8-bit activations.
 _ALWAYS = {"session.qdq_matmulnbits_accuracy_level": "1"}
 # Otherwise 8-bit kernels saturate on x86 processors without VNNI (see `processor.saturates`). Elsewhere it changes no
-# bit, but makes them 40 % slower.
+# bit, but makes them slower.
 _UNSATURATED = {"session.x64quantprecision": "1"}
 # What ORT says when, under that entry, two nodes share one int8 weight: it converts the weight twice.
 _CONVERTED_TWICE = "Attempt to replace the existing tensor"

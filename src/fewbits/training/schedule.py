@@ -29,8 +29,8 @@ class Training:
     Attributes:
         steps: of the optimizer, at most.
         batch_size: samples per step.
-        rate: learning rate at its highest, as a share of the size (root mean square) of each parameter; None finds one
-            for weights and one for scales by a short test of several.
+        rate: learning rate at its highest, as a share of the size (root mean square) of each parameter, scales
+            included; None finds one for weights and one for scales by a short test of several.
         minutes: after which training ends, with the best state so far; None sets no limit.
         hints: outputs of blocks count, too, not only those of the model.
         labels: the error against the labels of the data counts as much as that against the float model.

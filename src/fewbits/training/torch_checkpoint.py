@@ -38,12 +38,12 @@ class Checkpoint:
             return None
         try:
             found = torch.load(self._path, map_location=device, weights_only=True)
-            is_same = found["key"] == self._key
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            key, standing = found["key"], dict(found["standing"])
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
             raise OutputError(
                 f"The checkpoint {str(self._path)!r} cannot be read: delete it, and training starts anew."
             ) from error
-        return dict(found["standing"]) if is_same else None
+        return standing if key == self._key else None
 
     def write(self, standing: dict[str, Any]) -> None:
         """Put down tensors, numbers, texts, and lists, tuples and dicts of these.

@@ -79,7 +79,7 @@ class Distillation:
 
     def loss(self, batch: Tensors) -> torch.Tensor:
         """Return the loss on one batch."""
-        return torch.stack([w * part for w, part in zip(self.weights, self._parts(batch), strict=True) if w]).sum()
+        return torch.stack([w * part for w, part in zip(self.weights, self._parts(batch), strict=True)]).sum()
 
     def held_out_loss(self, samples: Samples) -> float:
         """Return the mean loss on the held-out samples, in evaluation mode."""
@@ -98,12 +98,13 @@ class Distillation:
         with torch.no_grad():
             wanted = self.teacher(batch)
         given = self.student(batch)
+        zero = torch.zeros((), device=next(iter(given.values())).device)
 
         def mean(names: Sequence[str]) -> torch.Tensor:
             errors = [(given[n] - wanted[n]).pow(2).mean() / self.powers[n] for n in names if n in self.powers]
-            return torch.stack(errors).mean() if errors else torch.zeros(())
+            return torch.stack(errors).mean() if errors else zero
 
-        against = torch.zeros(())
+        against = zero
         if self.label_loss is not None:
             output = self.outputs[0]
             against = _LOSSES[self.label_loss](given[output], batch[LABELS], self.powers.get(output, 1.0))

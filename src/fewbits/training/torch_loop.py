@@ -25,7 +25,7 @@ from fewbits.training.torch_steps import (
 )
 
 _LOOKS = 20  # at the held-out samples
-_PATIENCE = 12  # looks at ever worse states before training stops
+_PATIENCE = 12  # such looks in a row after which training stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class _Standing:
         rates: those that training goes by; None before it begins.
         step: steps that were made.
         history: (step, held-out loss).
-        waited: looks at worse states than the one before.
+        waited: looks in a row at states no better than the one before and the best.
         spent_s: seconds since the beginning.
         stopped: why training ended early.
         is_over: whether it ended.

@@ -75,7 +75,8 @@ def find_names(net: nn.Module, model: ir.Model, trained: frozenset[str]) -> NetN
     taken = {f"{path}.{part}" for one in folded for path in (one.layer, one.norm) for part in ("weight", "bias")}
     same: list[tuple[str, str, bool]] = []
     named = [(name, name, False) for name in values]
-    equal = [(name, entry, False) for entry in state for name in values]  # what the exporter made one of
+    learned = [entry for entry, _ in net.named_parameters(remove_duplicate=False)]  # no statistics that happen to agree
+    equal = [(name, entry, False) for entry in learned for name in values]  # what the exporter made one of
     for name, entry, is_transposed in (*named, *_transposed(net, model), *equal):
         if name in values and name not in found and entry in state and entry not in taken:
             theirs = state[entry].T if is_transposed else state[entry]
@@ -130,9 +131,9 @@ def graph_values(names: NetNames, net: nn.Module) -> State:
     """
     _check(names, net)
     state = net.state_dict()
-    found = {}
-    for name, entry, is_transposed in names.same:
-        found[name] = state[entry].detach().T if is_transposed else state[entry].detach()
+    found: State = {}
+    for name, entry, is_transposed in names.same:  # of several entries, the first has the name itself
+        found.setdefault(name, state[entry].detach().T if is_transposed else state[entry].detach())
     for one in names.folded:
         found[one.weight], found[one.bias] = _folded_values(net, one)
     return found

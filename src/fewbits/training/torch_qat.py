@@ -3,8 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,6 @@ from fewbits.improvement.torch_walk import Start
 from fewbits.numerics.affine import fake_quantize
 from fewbits.quantization.layers import find_layers
 from fewbits.runtime.progress import Progress
-from fewbits.runtime.store import key_of, noted
 from fewbits.runtime.torch_graph import TorchGraph
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
@@ -37,19 +35,6 @@ OUTPUTS = "all outputs"
 """What the error of training is of, where improvers name layers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Where a training is kept while it runs.
-
-    Attributes:
-        path: the file.
-        key: hash of the models and grids that it starts from.
-    """
-
-    path: Path
-    key: str
-
-
 def hint_names(model: ir.Model) -> tuple[str, ...]:
     """Return the tensors at the ends of blocks, without the outputs of the model."""
     graph = TorchGraph(model)
@@ -64,7 +49,7 @@ def train_model(
     training: Training,
     *,
     hints: Sequence[str] = (),
-    kept: Kept | None = None,
+    checkpoint: Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> Improved:
     """Return the current model as training leaves it: weights on their grids, and all grids but those of biases pinned.
@@ -74,8 +59,8 @@ def train_model(
         feeds: what is trained on, one entry per batch, labels under `LABELS`.
         training: how long and how fast.
         hints: names of outputs that count less than those of the model.
-        kept: where a training that was stopped goes on; None keeps nothing.
-        progress: told of every step.
+        checkpoint: where a training that was stopped goes on; None keeps nothing.
+        progress: told of every step, those of the range test included.
 
     Raises:
         SpecError: the device is not there, a grid cannot be trained, or windows cannot be cut.
@@ -89,15 +74,8 @@ def train_model(
     outputs = [name for name in teacher.output_names if name not in hints]
     scales = tuple(student.quantizers.parameters())
     pair = Distillation(student, teacher, outputs, hints, scales, with_labels=training.labels)
-    read: list[str] = []
     axes = open_axes(start.current)
-    samples = Samples(
-        noted(feeds, read), training.batch_size, training.device, axes=axes, window=training.window
-    )  # fmt: skip
-    checkpoint = Checkpoint(
-        None if kept is None else kept.path,
-        lambda: key_of("qat", "" if kept is None else kept.key, asdict(training), list(hints), read),
-    )
+    samples = Samples(feeds, training.batch_size, training.device, axes=axes, window=training.window)
     went = distill(pair, samples, training, checkpoint=checkpoint, progress=progress)
     told = _told(went, pair)
     went, more = _reestimated(went, student, pair, samples, training.seed)
@@ -117,8 +95,8 @@ def _reestimated(
     trained, drawn = state_of(student), itertools.islice(samples.forever(seed), _REESTIMATED)
     batches = [{name: value for name, value in batch.items() if name != LABELS} for batch in drawn]
     done = student.eval().reestimate(batches, pair.teacher)
-    loss = pair.held_out_loss(samples)
-    if not done.changed or not loss < went.after:
+    loss = pair.held_out_loss(samples) if done.changed else went.after
+    if not loss < went.after:
         student.load_state_dict(trained)
         return went, ()
     note = (

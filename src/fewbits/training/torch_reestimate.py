@@ -15,17 +15,16 @@ import numpy as np
 import torch
 
 from fewbits.errors import DataError, SpecError
-from fewbits.runtime.torch_graph import Step, Tensors, TorchGraph, channels_last
+from fewbits.runtime.torch_graph import Step, TorchGraph, channels_last
 from fewbits.spec.dtypes import PerChannel
 from fewbits.spec.plan import Role
 from fewbits.training.torch_lsq import LearnedQuantizer
-from fewbits.training.torch_segments import known
+from fewbits.training.torch_segments import reads_of, run_step
 
 if TYPE_CHECKING:
     from fewbits.training.torch_trainable import Trainable
 
-MOST = 4.0
-"""Factor of a channel at most: one that is further off was not moved by rounding."""
+_MOST = 4.0  # factor of a channel: one that is further off was not moved by rounding
 _DEAD = 1e-6  # share of the largest standard deviation of a layer, below which a channel says nothing of its size
 _OPERATORS = ("Conv", "Gemm")
 
@@ -135,12 +134,7 @@ def reestimate(student: "Trainable", batches: Iterable[Any], reference: TorchGra
             if step.name in sites:
                 changed[step.name] = _turn(student, step, held, sites[step.name], watch.found[step.name])
             for values in held:
-                made = zip(
-                    step.writes, student.graph.compute(step, _reads(student, step, values), student), strict=False
-                )
-                values.update((name, value) for name, value in made if name and value is not None)
-                for name in step.frees:
-                    values.pop(name, None)
+                run_step(student.graph, step, values, student)
     finally:
         student.train(was_training)
     return Reestimated(changed, declined)
@@ -152,12 +146,12 @@ def _turn(
     """Give one layer the statistics of the float one; return how far its means were off."""
     now, raw = _Moments(), _Raw(student)
     for values in held:
-        (value,) = student.graph.compute(step, _reads(student, step, values), raw)
+        (value,) = student.graph.compute(step, reads_of(student.graph, step, values), raw)
         assert value is not None
         now.add(value)
     (mean, std), (mean_wanted, std_wanted) = now.mean_and_std(), wanted.mean_and_std()
     lives = (std > _DEAD * std.max()) & (std_wanted > _DEAD * std_wanted.max())
-    factor = torch.where(lives, (std_wanted / std).clamp(1 / MOST, MOST), 1.0)
+    factor = torch.where(lives, (std_wanted / std).clamp(1 / _MOST, _MOST), 1.0)
     factor = _scale_rows(site, factor)
     bias = site.bias.reshape(-1).double()
     site.bias.copy_((factor * (bias - mean) + mean_wanted).reshape(site.bias.shape))
@@ -209,10 +203,6 @@ def _sites(student: "Trainable") -> tuple[dict[str, _Site], dict[str, str]]:
         else:
             sites[step.name] = _Site(trained[weight], quantizer, trained[bias])
     return sites, declined
-
-
-def _reads(student: "Trainable", step: Step, values: Tensors) -> dict[str, torch.Tensor]:
-    return {name: values[name] if name in values else known(student.graph, name) for name in step.reads if name}
 
 
 def _feeds(student: "Trainable", batch: Any) -> dict[str, torch.Tensor]:

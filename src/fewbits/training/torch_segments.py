@@ -34,11 +34,7 @@ def run_in_segments(graph: TorchGraph, feeds: Tensors, hook: Hook, count: int) -
     def segment(values: Values, steps: Sequence[Step]) -> Values:
         held = dict(values)
         for step in steps:
-            reads = {name: held[name] if name in held else known(graph, name) for name in step.reads if name}
-            made = zip(step.writes, graph.compute(step, reads, hook), strict=False)
-            held.update((name, value) for name, value in made if name and value is not None)
-            for name in step.frees:
-                held.pop(name, None)
+            run_step(graph, step, held, hook)
         return held
 
     values = {name: feeds[name] for name in graph.input_names}
@@ -46,6 +42,19 @@ def run_in_segments(graph: TorchGraph, feeds: Tensors, hook: Hook, count: int) -
     for at in range(0, len(graph.steps), size):
         values = checkpoint(segment, values, graph.steps[at : at + size], use_reentrant=False, preserve_rng_state=False)
     return {name: values[name] if name in values else known(graph, name) for name in graph.output_names}
+
+
+def run_step(graph: TorchGraph, step: Step, values: Values, hook: Hook) -> None:
+    """Run one node: what it writes is put into `values`, and what nothing reads after it is dropped."""
+    made = zip(step.writes, graph.compute(step, reads_of(graph, step, values), hook), strict=False)
+    values.update((name, value) for name, value in made if name and value is not None)
+    for name in step.frees:
+        values.pop(name, None)
+
+
+def reads_of(graph: TorchGraph, step: Step, values: Tensors) -> Values:
+    """Return what a node reads: of `values`, and else of the graph's parameters and constants."""
+    return {name: values[name] if name in values else known(graph, name) for name in step.reads if name}
 
 
 def known(graph: TorchGraph, name: str) -> torch.Tensor:

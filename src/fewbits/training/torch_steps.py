@@ -15,8 +15,7 @@ from fewbits.training.schedule import RATES, SCALE_FACTORS, Rates
 from fewbits.training.torch_distill import Distillation
 from fewbits.training.torch_samples import Tensors
 
-WARM = 0.05
-"""Share of the steps in which the rate rises."""
+_WARMUP = 0.05  # share of the steps in which the rate rises
 _BETAS = (0.9, 0.99)
 _SMALLEST = 1e-3  # size of a parameter that is all zero
 _WORSE_IN_A_ROW = 2  # higher rates that fared worse, after which no still higher one is tried
@@ -53,9 +52,9 @@ def share_at(done: float, step: float) -> float:
         done: share of the training that is behind.
         step: share of the training that a step is.
     """
-    if done < WARM:
-        return min((done + step) / WARM, 1.0)
-    return 0.5 * (1 + math.cos(math.pi * (done - WARM) / (1 - WARM)))
+    if done < _WARMUP:
+        return min((done + step) / _WARMUP, 1.0)
+    return 0.5 * (1 + math.cos(math.pi * (done - _WARMUP) / (1 - _WARMUP)))
 
 
 def next_trial(tried: Tried) -> Rates | None:

@@ -197,9 +197,10 @@ class Trainable(QuantizedGraph):
         """Give layers the channel means and standard deviations that they have in the float network; reads no labels.
 
         What re-estimating BatchNorms is where they are folded: rows of weights, their scales and biases change, codes
-        do not. It is for Conv and Gemm with a bias and a weight scale per channel. Nothing calls it by itself: it is
-        for a network that was not trained, or trained to follow the float one. Labels move statistics for a reason, and
-        taking them back may cost more than it brings, so keep it where the score says so.
+        do not. It is for Conv and Gemm with a bias and a weight scale per channel. `fewbits qat` ends with it where
+        held-out samples gain; in a loop of your own, call it yourself. It is for a network that was not trained, or
+        trained to follow the float one. Labels move statistics for a reason, and taking them back may cost more than it
+        brings, so keep it where the score says so.
 
         Args:
             batches: what the module is called with, without labels; all of them are held in memory.
@@ -239,9 +240,12 @@ class Trainable(QuantizedGraph):
         mine = dict(self.graph.named_values())
         with torch.no_grad():
             for name, value in graph_values(self._names(), net).items():
-                if mine[name].numel() != value.numel():
-                    raise SpecError(f"{name!r} has {mine[name].numel()} elements here, and {value.numel()} in `net`.")
-                mine[name].copy_(value.reshape(mine[name].shape))
+                if mine[name].shape != value.shape:
+                    raise SpecError(
+                        f"{name!r} has the shape {list(mine[name].shape)} in this module and {list(value.shape)} in "
+                        f"the torch module: give the one that was converted, or one like it."
+                    )
+                mine[name].copy_(value)
 
     def name_after(self, net: nn.Module) -> None:
         """Find what the parameters are called in the torch module that the model was converted from, just now."""

@@ -240,10 +240,8 @@ def _record(  # noqa: PLR0917 - all that the stages made, in their order
 
 
 def _group_rows(calibration: Calibration, made: Quantized, sensitivity: Sensitivity) -> Iterator[GroupRow]:
-    first = next(iter(calibration.subject.data.batches(1, 1)))
-    macs = {
-        row.name: row.macs for row in inspect_graph(calibration.model, sizes_of(calibration.model, first.feeds)).macs
-    }
+    sizes = sizes_of(calibration.model, calibration.subject.first_feeds)
+    macs = {row.name: row.macs for row in inspect_graph(calibration.model, sizes).macs}
     nodes = {str(node.name): node for node in calibration.model.graph}
     for group in find_groups(calibration.model.graph, calibration.target):
         known = [macs.get(name, 0) for name in group.nodes]

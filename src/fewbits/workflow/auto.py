@@ -22,8 +22,9 @@ from fewbits.workflow.auto_run import AutoRun
 from fewbits.workflow.auto_steps import Steps
 from fewbits.workflow.auto_words import chosen_of
 from fewbits.workflow.calibrate import SAMPLES
+from fewbits.workflow.cost_context import CostContext
 from fewbits.workflow.goal import check_goal
-from fewbits.workflow.preflight import preflight
+from fewbits.workflow.preflight import LATER, preflight
 from fewbits.workflow.ready import Opened
 from fewbits.workflow.scoring import MetricLike, check_metric
 from fewbits.workflow.source import ModelLike
@@ -31,7 +32,6 @@ from fewbits.workflow.stages import Stages, Watcher
 from fewbits.workflow.writing import Options
 
 SETTINGS = "fewbits.toml"
-_LATER = ("litemp", "improve")
 _NO_OPTIONS = ("settings", "progress", "begin")
 
 
@@ -137,14 +137,13 @@ def auto(
         scored = opened.score(options, stages, store)
         if settings is not None:  # those of an earlier run stay until these are known to be possible
             write_file(Path(output) / SETTINGS, settings.encode())
-        with stages.stage("preflight"):
-            known = preflight(
-                scored.subject, scored.scoring, scored.before, samples=samples, stages=Stages(), goal=scored.goal,
-                steps=_LATER,
-            )  # fmt: skip
+        known = preflight(
+            scored.subject, scored.scoring, scored.before, samples=samples, stages=stages, goal=scored.goal, steps=LATER
+        )
         ready = scored.calibrate(options, stages)
         steps = Steps(options, Path(output), ready, model, progress, deadline)
-        run = AutoRun(steps, Clock(by, Path(output), ready, store), aim, limit, stages, known, begin, progress)
+        teller = Clock(by, Path(output), CostContext(ready.calibration, store, stages))
+        run = AutoRun(steps, teller, aim, limit, stages, known, begin, progress)
         record = run.run()
     return AutoResult(ready.before, record, Path(output))
 

@@ -8,8 +8,8 @@ from fewbits.artifact import names
 from fewbits.deployment.lint_rules import Finding
 from fewbits.errors import FewbitsError
 from fewbits.spec.soc import socs
-from fewbits.workflow.auto_latency import dims_of
 from fewbits.workflow.compile import compile as compile_for
+from fewbits.workflow.compile import dims_of
 from fewbits.workflow.lint import lint
 from fewbits.workflow.ready import Ready
 from fewbits.workflow.stages import Watcher
@@ -33,7 +33,7 @@ def check_made(folder: Path, ready: Ready, *, soc: str | None, progress: Watcher
         "verify": lambda: _verified(folder, progress),
         "lint": lambda: _linted(folder, ready),
     }
-    chip = soc or _chip_of(ready.subject.target.name)
+    chip = soc or chip_of(ready.subject.target.name)
     if chip is not None:
         checks[f"compile for {chip}"] = lambda: _compiled(folder, ready, chip, progress)
     found = {}
@@ -74,7 +74,8 @@ def _findings(findings: tuple[Finding, ...]) -> Iterator[str]:
         yield "..."
 
 
-def _chip_of(target: str) -> str | None:
+def chip_of(target: str) -> str | None:
+    """Return the chip that is compiled for where the user names none; None where no chip follows the target."""
     chips = [chip.name for chip in socs() if chip.target == target]
     return _FIRST_CHIP.get(target) or next(iter(chips), None)
 
@@ -82,7 +83,7 @@ def _chip_of(target: str) -> str | None:
 def _compiled(folder: Path, ready: Ready, chip: str, progress: Watcher | None) -> str:
     if importlib.util.find_spec("onnxruntime_qnn") is None:
         return "not done: Qualcomm's compiler is not installed (pip install 'fewbits[qnn]')"
-    dims = dims_of(folder / names.ARTIFACT, ready)
+    dims = dims_of(folder / names.ARTIFACT, ready.subject.first_feeds)
     result = compile_for(folder, soc=chip, dims=dims, progress=progress)
     if not result.passed:
         return f"{_FAILED}: {len(result.types.wrong)} operators were compiled in other types than the file says"

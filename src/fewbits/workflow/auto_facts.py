@@ -39,7 +39,7 @@ def nearest_of(contenders: Sequence[Contender]) -> Contender | None:
 def quickest_of(contenders: Sequence[Contender]) -> Contender | None:
     """Return the acceptable model with the least latency that is known; None where none is known."""
     known = [made for made in contenders if is_acceptable(made) and made.latency_ms is not None]
-    return min(known, key=lambda made: made.latency_ms or 0.0, default=None)
+    return min(known, key=_latency, default=None)
 
 
 def unmeasured_of(contenders: Sequence[Contender]) -> tuple[str, ...]:
@@ -83,21 +83,21 @@ def with_pareto(contenders: Sequence[Contender]) -> tuple[Contender, ...]:
 
 
 def _price(made: Contender) -> tuple[float, ...]:
-    latency = _FAR if made.latency_ms is None else made.latency_ms
-    return made.drop, _operations(made), float(made.weight_bytes), latency
+    return made.drop, _operations(made), float(made.weight_bytes), _latency(made)
 
 
 def _operations(made: Contender) -> float:
     return _FAR if made.bit_operations is None else float(made.bit_operations)
 
 
-def _preference(aim: Aim) -> Callable[[Contender], tuple[float, ...]]:
-    def latency(made: Contender) -> float:
-        return _FAR if made.latency_ms is None else made.latency_ms
+def _latency(made: Contender) -> float:
+    return _FAR if made.latency_ms is None else made.latency_ms
 
+
+def _preference(aim: Aim) -> Callable[[Contender], tuple[float, ...]]:
     orders: Mapping[Aim, Callable[[Contender], tuple[float, ...]]] = {
         Aim.ENOUGH: lambda m: (_operations(m), m.weight_bytes, m.drop),
-        Aim.FASTEST: lambda m: (latency(m), _operations(m), m.drop),
+        Aim.FASTEST: lambda m: (_latency(m), _operations(m), m.drop),
         Aim.SMALLEST: lambda m: (m.weight_bytes, _operations(m), m.drop),
         Aim.ACCURATE: lambda m: (max(m.drop, 0.0), _operations(m), m.weight_bytes),
     }

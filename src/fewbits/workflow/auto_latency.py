@@ -14,13 +14,10 @@ from fewbits.deployment.qnn import need_qnn
 from fewbits.errors import SpecError
 from fewbits.reporting.auto_record import AutoRecord, Contender
 from fewbits.reporting.read import read_any
-from fewbits.reporting.record import machine, versions
-from fewbits.runtime.profile_session import time_session
-from fewbits.runtime.store import Store, key_of
-from fewbits.workflow.auto_steps import first_feeds
-from fewbits.workflow.compile import estimate, open_dims_of
+from fewbits.workflow.compile import dims_of, estimate
+from fewbits.workflow.cost_context import CostContext
 from fewbits.workflow.cost_models import QNN_ESTIMATE, parse_cost
-from fewbits.workflow.ready import Ready
+from fewbits.workflow.cost_profiles import remembered_time
 from fewbits.workflow.score_memory import artifact_hash
 
 LATENCIES = "latency.json"
@@ -68,14 +65,12 @@ class Clock:
     Attributes:
         by: ort, device or qnn-estimate:CHIP; None tells none.
         folder: of the run.
-        ready: gives data and the way in which models run.
-        store: remembers what was measured on this machine.
+        context: a sample, how models run, and the store that remembers what was measured on this machine.
     """
 
     by: str | None
     folder: Path
-    ready: Ready
-    store: Store
+    context: CostContext
 
     def latency_ms(self, made: Contender) -> float | None:
         """Return the milliseconds of one sample; None where nothing tells them.
@@ -87,33 +82,11 @@ class Clock:
             return None
         if self.by == DEVICE:
             return read_latencies(self.folder, [made]).get(made.name)
-        path = self.folder / made.folder
+        path, feeds = self.folder / made.folder, self.context.feeds
         if self.by == ORT:
-            return self._measured(path) / 1e3
-        dims = dims_of(path / names.ARTIFACT, self.ready)
+            return remembered_time(self.context, path / names.ARTIFACT, feeds) / 1e3
+        dims = dims_of(path / names.ARTIFACT, feeds)
         return estimate(path, soc=self.by.partition(":")[2], dims=dims).estimate.latency_us / 1e3
-
-    def _measured(self, path: Path) -> float:
-        options = self.ready.subject.options
-        key = key_of("time", artifact_hash(path), machine(), versions(), options.provider_name(), options.threads)
-        feeds = first_feeds(self.ready)
-        found = self.store.remember(key, lambda: time_session(path / names.ARTIFACT, feeds, options=options))
-        return float(found)
-
-
-def dims_of(model: Path, ready: Ready) -> dict[str, int]:
-    """Return open dimension of a model file -> its size in the first sample; a batch is one sample.
-
-    Raises:
-        ModelError: the file cannot be read.
-    """
-    feeds = first_feeds(ready)
-    return {
-        dim: int(feeds[name].shape[axis])
-        for name, axes in open_dims_of(model).items()
-        for axis, dim in axes.items()
-        if name in feeds
-    }
 
 
 def read_latencies(run: Path, contenders: Iterable[Contender]) -> Mapping[str, float]:

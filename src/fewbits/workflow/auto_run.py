@@ -4,14 +4,12 @@ import importlib.util
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
-from fewbits.analysis.cost import cost_of, sizes_of
 from fewbits.artifact import names
 from fewbits.artifact.folder import staged
 from fewbits.reporting.auto_record import AutoRecord, Contender, Fork
-from fewbits.reporting.baseline_record import Row
 from fewbits.reporting.preflight_record import Preflight
 from fewbits.reporting.record import read_record
 from fewbits.workflow.auto_checks import check_made
@@ -29,15 +27,15 @@ from fewbits.workflow.auto_facts import (
 from fewbits.workflow.auto_folders import forget_others
 from fewbits.workflow.auto_latency import DEVICE, Clock
 from fewbits.workflow.auto_rules import Aim, Facts, decide
-from fewbits.workflow.auto_steps import Steps, first_feeds
+from fewbits.workflow.auto_steps import Steps
 from fewbits.workflow.auto_words import figures, next_steps, summary
-from fewbits.workflow.candidates import publish
+from fewbits.workflow.candidates import Contest, publish
 from fewbits.workflow.next_step import command_line
 from fewbits.workflow.preflight_memory import peak_mb
 from fewbits.workflow.report import report
 from fewbits.workflow.stages import Stages, Watcher
 from fewbits.workflow.verdict import Finding, Verdict
-from fewbits.workflow.writing import Options, data_facts, described, model_facts
+from fewbits.workflow.writing import Options
 
 OWN_OPTIONS = ("goal", "max_latency", "latency_by", "time", "qat", "soc")
 """Options of `auto` that the verbs it calls do not have."""
@@ -61,6 +59,12 @@ class AutoRun:
         preflight: what was known before; None where nothing was looked at.
         begin: time.monotonic() when the run began.
         watcher: told of the stages of every step.
+        forks: the decisions so far.
+        contenders: the models that were scored so far.
+        verdict: of step 1.
+        last: of the last time that uniform precisions were scored and told anything.
+        checks: of what is handed over.
+        notes: sentences for the user.
     """
 
     steps: Steps
@@ -93,7 +97,6 @@ class AutoRun:
                 break
             self._do(step, why, facts)
             self._publish()
-        self._publish()
         forget_others(self.steps.folder, {fork.folder for fork in self.forks})
         with self.stages.stage("check"):
             self.checks = check_made(
@@ -114,8 +117,9 @@ class AutoRun:
         for found in made.contenders:
             self.contenders.append(self._timed(found) if is_acceptable(found) else found)
         if made.verdict is not None:
-            tells = made.verdict.finding is not Finding.INCOMPLETE
-            self.verdict, self.last = self.verdict or made.verdict, made.verdict if tells else self.last or made.verdict
+            self.verdict = self.verdict or made.verdict
+            if self.last is None or made.verdict.finding is not Finding.INCOMPLETE:
+                self.last = made.verdict
         seconds = time.perf_counter() - begin
         self.stages.seconds[step] = seconds
         self.forks.append(Fork(step, why, made.found, made.folder, seconds, made.evaluations))
@@ -171,23 +175,11 @@ class AutoRun:
         best = best_of(contenders, self.aim, self.max_latency_ms)
         chosen = best or nearest_of(contenders)
         assert chosen is not None
-        ready, options = self.steps.ready, self.steps.options
-        before, verdict = ready.before, self.verdict
+        options, verdict, given = self.steps.options, self.verdict, self._contest.calibration
         draft = AutoRecord(
             verb="auto",
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            options={name: described(value) for name, value in options.items() if value is not None},
-            model=model_facts(ready.calibration.source),
-            data=data_facts(ready.calibration, ready.scoring, options),
-            target=ready.subject.target.name,
-            metric={
-                "name": before.metric, "unit": before.unit, "higher_is_better": before.higher_is_better,
-                "samples": before.samples, "is_on_calibration_data": ready.scoring.is_on_calibration_data,
-            },
-            goal=asdict(ready.goal),
             aim=self.aim.value,
             max_latency_ms=self.max_latency_ms,
-            float_row=self._float_row(),
             verdict={} if verdict is None else {**asdict(verdict), "finding": verdict.finding.value},
             forks=tuple(self.forks),
             contenders=contenders,
@@ -198,19 +190,18 @@ class AutoRun:
             preflight={} if self.preflight is None else asdict(self.preflight),
             command=_command(options),
             next_steps=(),
-            notes=(*ready.subject.target.notes, *ready.calibration.source.notes, *self.notes),
-            timings={name: round(value, 4) for name, value in self.stages.seconds.items()},
+            notes=(*given.target.notes, *given.source.notes, *self.notes),
             wall_s=time.monotonic() - self.begin,
             peak_mb=peak_mb() or 0.0,
-        )  # fmt: skip
+            **self._contest.facts(),
+        )
         steps = next_steps(draft, options, Path(self.steps.folder))
         return replace(draft, summary=summary(draft), next_steps=steps)
 
-    def _float_row(self) -> Row:
-        ready = self.steps.ready
-        model = ready.subject.reference_model
-        cost = cost_of(model, model, None, sizes_of(model, first_feeds(ready)))
-        return Row("float", ready.before.value, bit_operations=cost.bit_operations, weight_bytes=cost.weight_bytes)
+    @cached_property
+    def _contest(self) -> Contest:
+        """What all models of the run are compared by, with the weights that the caller gave."""
+        return Contest.of(self.steps.begin.ready, self.stages, self.steps.options)
 
 
 def _command(options: Options) -> str:

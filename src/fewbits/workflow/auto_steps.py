@@ -12,10 +12,11 @@ from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
 from fewbits.reporting.auto_record import Contender
 from fewbits.reporting.baseline_record import Row
-from fewbits.runtime.data.types import Array
 from fewbits.spec.precision import Precision
 from fewbits.training.schedule import Training
 from fewbits.workflow.amp import amp
+from fewbits.workflow.auto_facts import BASE
+from fewbits.workflow.auto_latency import DEVICE, ORT
 from fewbits.workflow.auto_rules import Aim
 from fewbits.workflow.baseline import PRECISIONS, baseline
 from fewbits.workflow.candidates import Candidate
@@ -28,7 +29,7 @@ from fewbits.workflow.stages import Watcher
 from fewbits.workflow.verdict import Status, Verdict
 from fewbits.workflow.writing import Options
 
-BASE, WIDE = "w8a8", "w8a16"
+WIDE = "w8a16"
 QUICK_METHODS = ("cle", "smooth", "bias-correction", "seq-mse", "gptq")
 """Of step 4, tried first: minutes at most."""
 _SHARED = (
@@ -213,7 +214,7 @@ class Steps:
             return "bytes"
         if self.options["max_latency"] is None and aim is not Aim.FASTEST:
             return "bitops"
-        return {"ort": "ort-latency", "device": "bitops", None: "bitops"}.get(by, str(by))
+        return {ORT: "ort-latency", DEVICE: "bitops", None: "bitops"}.get(by, str(by))
 
     def _improve(self, step: str, precision: str, methods: tuple[str, ...]) -> Made:
         if not self._takes(precision):
@@ -254,18 +255,13 @@ class Steps:
 
     def _of_improved(self, step: str, precision: str, result: ImproveResult) -> Contender:
         model, made = result.calibration.model, result.quantized
-        cost = cost_of(model, made.model, made.plan, sizes_of(model, first_feeds(self.ready)))
+        cost = cost_of(model, made.model, made.plan, sizes_of(model, self.ready.subject.first_feeds))
         row = Row(
             f"{step}-{precision}", result.score.value, result.drop.value, result.drop.interval, result.status.value,
             cost.bit_operations, cost.weight_bytes,
         )  # fmt: skip
         methods = ", ".join(row.name for row in result.methods if row.kept and row.changed)
         return contender(step, f"{precision} by {methods}", step, row)
-
-
-def first_feeds(ready: Ready) -> Mapping[str, Array]:
-    """Return the first calibration sample, as a batch of one."""
-    return next(iter(ready.subject.data.batches(1, 1))).feeds
 
 
 def contender(step: str, precision: str, folder: str, row: Row) -> Contender:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fewbits.analysis.evaluate import Evaluation
 from fewbits.reporting.auto_record import AutoRecord, Contender
-from fewbits.workflow.auto_checks import has_failed
+from fewbits.workflow.auto_checks import chip_of, has_failed
 from fewbits.workflow.auto_facts import is_acceptable, unmeasured_of
 from fewbits.workflow.auto_latency import DEVICE
 from fewbits.workflow.next_step import Steps, command_line
@@ -84,8 +84,9 @@ def _next(record: AutoRecord, options: Mapping[str, Any], folder: Path) -> Itera
         if unmeasured:
             yield "go on with what was measured", _words("auto", "--resume", run)
     is_htp = record.target.startswith("qnn-htp")
-    if is_htp and not any(name.startswith("compile") and not _is_open(r) for name, r in record.checks.items()):
-        yield "compile it for your chip", _words("compile", run, "--soc", "sm8550", "-o", str(folder / "compiled"))
+    chip = options["soc"] or chip_of(record.target)
+    if chip and not any(name.startswith("compile") and not _is_open(r) for name, r in record.checks.items()):
+        yield "compile it for your chip", _words("compile", run, "--soc", chip, "-o", str(folder / "compiled"))
     if is_htp:
         yield "run it on Qualcomm's emulator", _words("verify", run, "--on", "qnn-htp")
     if not record.is_met and not any(fork.step == "qat" for fork in record.forks):

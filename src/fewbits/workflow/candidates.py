@@ -177,8 +177,7 @@ class Contest:
     @cached_property
     def sizes(self) -> dict[str, int]:
         """Open dimension -> size, as the first sample has it."""
-        first = next(iter(self.calibration.subject.data.batches(1, 1)))
-        return sizes_of(self.calibration.model, first.feeds)
+        return sizes_of(self.calibration.model, self.calibration.subject.first_feeds)
 
     @property
     def float_row(self) -> Row:

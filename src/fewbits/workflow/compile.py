@@ -14,6 +14,7 @@ from fewbits.deployment.qnn_worker import CONTEXT
 from fewbits.errors import ModelError, OutputError, SpecError
 from fewbits.graph.load import read_proto
 from fewbits.reporting.record import machine, versions, write_json
+from fewbits.runtime.data.types import Array
 from fewbits.runtime.store import STORE, Store, key_of
 from fewbits.spec.soc import Soc, find_soc, socs
 from fewbits.workflow.stages import Stages, Watcher
@@ -242,6 +243,16 @@ def check_dims(model: Path, dims: Mapping[str, int], who: str) -> None:
         )
     if small := [name for name, size in dims.items() if size < 1]:
         raise SpecError(f"--dim {small[0]}={dims[small[0]]} is no size: write 1 or more.")
+
+
+def dims_of(model: Path, feeds: Mapping[str, Array]) -> dict[str, int]:
+    """Return open dimension of a model file -> the size that these feeds give it.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    axes = open_dims_of(model)
+    return {dim: int(feeds[name].shape[axis]) for name, of in axes.items() for axis, dim in of.items()}
 
 
 def open_dims_of(model: Path) -> dict[str, dict[int, str]]:

@@ -4,7 +4,6 @@ import onnx_ir as ir
 
 from fewbits.analysis.score_user import UserMetric
 from fewbits.quantization.encode import Encoded
-from fewbits.runtime.data.userfile import split_user_spec
 from fewbits.runtime.store import key_of
 from fewbits.spec.plan import Plan
 from fewbits.spec.precision import FP16
@@ -43,10 +42,9 @@ def scoring_key(scoring: Scoring) -> str | None:
     metric = scoring.metric
     how: str | tuple[str, bytes, bool]
     if isinstance(metric, UserMetric):
-        spec = split_user_spec(metric.name)
-        if spec is None or metric.folder is None:
+        if metric.path is None:
             return None
-        how = (spec[1], (metric.folder / spec[0].name).read_bytes(), metric.higher_is_better)
+        how = (metric.name.rpartition(":")[2], metric.path.read_bytes(), metric.higher_is_better)
     else:
         how = repr(metric)
     return key_of("score", how, scoring.data.fingerprint, scoring.limit, scoring.batch_size)

@@ -38,10 +38,10 @@ class CostContext:
         """The network's groups."""
         return find_groups(self.calibration.model.graph, self.calibration.target)
 
-    @cached_property
+    @property
     def feeds(self) -> Mapping[str, Array]:
         """The first sample."""
-        return next(iter(self.calibration.subject.data.batches(1, 1))).feeds
+        return self.calibration.subject.first_feeds
 
     @cached_property
     def sizes(self) -> dict[str, int]:

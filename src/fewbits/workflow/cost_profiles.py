@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from fewbits.artifact import names
 from fewbits.artifact.folder import sha256
 from fewbits.reporting.record import machine, versions
 from fewbits.runtime.data.types import Array
@@ -17,7 +18,7 @@ def remembered_profile(context: CostContext, model: Path, feeds: Mapping[str, Ar
 
     Args:
         context: its store, and how models run.
-        model: path, in a folder with nothing else than its own data.
+        model: path of an ONNX file.
         feeds: one batch.
 
     Raises:
@@ -39,6 +40,7 @@ def remembered_time(context: CostContext, model: Path, feeds: Mapping[str, Array
 
 def _key(what: str, context: CostContext, model: Path, feeds: Mapping[str, Array]) -> str:
     options = context.calibration.subject.options
-    content = [sha256(file) for file in sorted(model.parent.iterdir())]
+    files = (model, model.with_name(model.name + names.DATA_SUFFIX))
+    content = [sha256(file) for file in files if file.is_file()]
     shapes = {name: [str(array.dtype), *array.shape] for name, array in feeds.items()}
     return key_of(what, content, shapes, machine(), versions(), options.provider_name(), options.threads)

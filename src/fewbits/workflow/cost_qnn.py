@@ -21,7 +21,7 @@ from fewbits.reporting.record import versions
 from fewbits.runtime.progress import Progress
 from fewbits.runtime.store import key_of
 from fewbits.spec.soc import Soc, find_soc
-from fewbits.workflow.compile import estimate, open_dims_of
+from fewbits.workflow.compile import dims_of, estimate
 from fewbits.workflow.cost_context import CostContext
 
 logger = logging.getLogger(__name__)
@@ -107,8 +107,7 @@ class _Estimates:
         with temporary_folder() as folder:
             path = folder / "model.onnx"
             save_model(made.model, path)
-            axes = open_dims_of(path)
-            dims = {dim: self._context.feeds[name].shape[axis] for name, of in axes.items() for axis, dim in of.items()}
+            dims = dims_of(path, self._context.feeds)
             content = [sha256(file) for file in sorted(folder.iterdir())]
             key = key_of("qnn-estimate", content, self._chip.id, dims, versions())
             chip = self._chip.name

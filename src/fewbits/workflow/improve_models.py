@@ -1,7 +1,7 @@
 """How one method changes a model: which float model it aims at, what it hands back, and the subject made from that."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -168,7 +168,7 @@ def rounded(
     subject = calibration.subject
     start = Start(state.floating, subject.model, made.plan, made.encodings)
     read: list[str] = []  # hashes of the batches: all of them are read before the first layer's turn
-    kept = RoundedStore(store, lambda: _key(method, state, read, effort))
+    kept = RoundedStore(store, lambda: _rounding_key(method, state, read, effort))
     feeds = noted(_feeds(calibration, samples), read)
     with threads(subject.options.threads):
         return round_model(method.name, start, feeds, effort, store=kept, progress=progress)
@@ -177,17 +177,18 @@ def rounded(
 def trained(state: State, samples: int, training: Training, *, checkpoint: Path | None, progress: Progress) -> Improved:
     """Return the companion of a state with weights, and the grids of weights and activations, as they were trained.
 
-    Where it stands is kept in the file `checkpoint` while it runs and after.
+    Where it stands is kept in the file `checkpoint` while it runs and after; None keeps nothing.
 
     Raises:
-        SpecError: the device is not there, or nothing can be trained.
+        SpecError: the device is not there, a grid cannot be trained, or windows cannot be cut.
         ModelError: the graph has an operator that the torch executor lacks.
         DataError: labels do not fit.
         OutputError: the checkpoint cannot be read or written.
     """
     from fewbits.analysis.torch_sensitivity import threads
     from fewbits.improvement.torch_walk import Start
-    from fewbits.training.torch_qat import Kept, hint_names, train_model
+    from fewbits.training.torch_checkpoint import Checkpoint
+    from fewbits.training.torch_qat import hint_names, train_model
 
     calibration, made = state.calibration, state.made
     subject = calibration.subject
@@ -195,13 +196,11 @@ def trained(state: State, samples: int, training: Training, *, checkpoint: Path 
     student = with_biases(subject.model, made.plan, made.encoded)
     teacher, student = (with_outputs(model, hints) for model in (state.floating, student))
     start = Start(teacher, student, made.plan, made.encodings)
-    kept = None
-    if checkpoint is not None:
-        models = (model_key(state.floating), model_key(subject.model))
-        kept = Kept(checkpoint, key_of(versions(), models, plan_key(made.plan, made.encoded), subject.options.threads))
-    feeds = _feeds(calibration, samples, with_labels=training.labels)
+    read: list[str] = []  # hashes of the batches: all of them are read before the first step
+    kept = Checkpoint(checkpoint, lambda: _training_key(state, read, training))
+    feeds = noted(_feeds(calibration, samples, with_labels=training.labels), read)
     with threads(subject.options.threads):
-        found = train_model(start, feeds, training, hints=hints, kept=kept, progress=progress)
+        found = train_model(start, feeds, training, hints=hints, checkpoint=kept, progress=progress)
     del found.model.graph.outputs[len(subject.model.graph.outputs) :]
     return found
 
@@ -215,11 +214,21 @@ def _feeds(calibration: Calibration, samples: int, *, with_labels: bool = False)
         yield {**batch.feeds, **labels}
 
 
-def _key(method: Method, state: State, data: Sequence[str], effort: Effort) -> str:
+def _rounding_key(method: Method, state: State, data: Sequence[str], effort: Effort) -> str:
     """Return the content hash of all that rounded layers depend on; `data` are the hashes of the batches."""
-    models = (model_key(state.floating), model_key(state.calibration.model))
     spent = (effort.granularity, effort.iterations, effort.seed, effort.with_activations)
-    return key_of(versions(), models, plan_key(state.made.plan, state.made.encoded), list(data), method.name, spent)
+    return key_of(*_state_parts(state), list(data), method.name, spent)
+
+
+def _training_key(state: State, data: Sequence[str], training: Training) -> str:
+    """Return the content hash of all that a training depends on; sums differ with the number of threads."""
+    return key_of(*_state_parts(state), list(data), asdict(training), state.calibration.subject.options.threads)
+
+
+def _state_parts(state: State) -> tuple[object, ...]:
+    """Return what stands for a state in a content hash: versions, both models, plan and encodings."""
+    models = (model_key(state.floating), model_key(state.calibration.model))
+    return versions(), models, plan_key(state.made.plan, state.made.encoded)
 
 
 def with_biases(model: ir.Model, plan: Plan, encoded: Encoded) -> ir.Model:

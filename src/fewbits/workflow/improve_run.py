@@ -163,11 +163,12 @@ class ImproveRun:
                 continue
             state, figures = self._try(method, state, figures)
         if not any(row.changed for row in self.rows):
+            self.forget()
             raise NothingToImproveError(_nothing(self.rows, state.calibration.source.name))
         return state, figures
 
     def forget(self) -> None:
-        """Remove what only a run that was stopped needs."""
+        """Remove what only a run that is stopped needs, since this one came to its end."""
         if self._checkpoint is not None:
             self._checkpoint.unlink(missing_ok=True)
 
@@ -186,15 +187,8 @@ class ImproveRun:
         begin = time.perf_counter()
         found, trial = self._apply(method, state)
         if trial is None:
-            self.rows.append(
-                _row(
-                    method,
-                    found,
-                    time.perf_counter() - begin,
-                    None,
-                    (False, "; ".join(found.notes) or "it changed nothing"),
-                )
-            )
+            why = "; ".join(found.notes) or "it changed nothing"
+            self.rows.append(_row(method, found, time.perf_counter() - begin, None, (False, why)))
             return state, figures
         seconds = time.perf_counter() - begin
         reached = self.figures(trial, method.name, with_score=self.wanted.auto or self.wanted.score_each)

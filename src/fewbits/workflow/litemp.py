@@ -192,6 +192,11 @@ class _Wanted:
         return cls(str(low), str(top), tuple(sorted({float(percent) for percent in percents})), most_macs)
 
 
+def ranking_probes(samples: int) -> int:
+    """Return the random projections per sample by which groups are ranked on so many samples."""
+    return min(math.ceil(_PROJECTIONS / samples), _MOST_PROBES)
+
+
 def _widths(precision: Precision) -> tuple[int, int]:
     return (16, 16) if precision.is_float else (precision.weight_bits, precision.activation_bits)
 
@@ -275,10 +280,10 @@ class _Run:
         if contest.options["ranking"] == "one-pass":
             with contest.stages.stage("rank groups", samples) as told:
                 count = min(samples, contest.calibration.statistics.samples)
-                probes = min(math.ceil(_PROJECTIONS / count), _MOST_PROBES)
                 return one_pass(
-                    contest.calibration, (base, high), samples=samples, probes=probes, with_noise=True, progress=told
-                )
+                    contest.calibration, (base, high), samples=samples, probes=ranking_probes(count), with_noise=True,
+                    progress=told,
+                )  # fmt: skip
         path = None if contest.output is None else contest.output / STORE
         with contest.stages.stage("rank groups"), Store(path) as store:
             return brute_force(contest.calibration, (base, high), samples=samples, store=store, progress=self.watcher)

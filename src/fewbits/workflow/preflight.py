@@ -13,7 +13,9 @@ from fewbits.reporting.preflight_record import Preflight
 from fewbits.spec.precision import Precision
 from fewbits.workflow import preflight_memory as memory
 from fewbits.workflow.baseline import PRECISIONS
+from fewbits.workflow.brute_force import SAMPLES as RANK_SAMPLES
 from fewbits.workflow.goal import Goal
+from fewbits.workflow.litemp import ranking_probes
 from fewbits.workflow.preflight_data import (
     deviation,
     enough_samples,
@@ -32,8 +34,6 @@ from fewbits.workflow.subject import Subject
 STAGE = "preflight"
 LATER = ("litemp", "improve")
 """Later steps whose memory can be told."""
-_WRITTEN = 1.0  # opening a candidate takes as long as writing it and opening the file, times this
-_PROBES = 4  # of litemp's ranking, per sample, with the 64 samples that it takes
 
 
 def preflight(
@@ -127,7 +127,7 @@ def _probes(seen: Look, scored: Fed, precisions: Sequence[str], ranges: str) -> 
 
 
 def _parts(seen: Look, plain: Probe, found: Mapping[str, Probe], before: Evaluation, samples: int) -> dict[str, float]:
-    """Return part of step 1 -> seconds, without what is done already."""
+    """Return part of step 1 -> seconds, without preparing; writing takes as long as building and opening did."""
     few = min(TRIAL_SAMPLES, samples) * seen.feeds_share
     tried = [one for one in found.values() if one.trials_s]
     trials = sum(one.trials_s + MOST_TRIALS * (one.open_s + few * one.calibration_s) for one in tried)
@@ -135,7 +135,7 @@ def _parts(seen: Look, plain: Probe, found: Mapping[str, Probe], before: Evaluat
         "calibrate": seen.open_s + samples * seen.sample_s,
         "quantize": sum(one.encode_s for one in found.values()),
         "range trials": trials + few * plain.calibration_s * bool(tried),
-        "write": sum(_WRITTEN * one.open_s for one in found.values()),
+        "write": sum(one.open_s for one in found.values()),
         "score": before.seconds + sum(_score_s(one, plain, before) for one in found.values()),
     }
 
@@ -156,7 +156,9 @@ def _memory(seen: Look, samples: int, steps: Collection[str]) -> tuple[float | N
     kept = sum(seen.sample_bytes.get(str(value.name), 0.0) for value in (*model.graph.inputs, *model.graph.outputs))
     step1 = peak + min(TRIAL_SAMPLES, samples) * kept / memory.MB
     added = {
-        "litemp": lambda: memory.litemp_mb(model, sizes, size if seen.is_by_sample else 1, _PROBES),
+        "litemp": lambda: memory.litemp_mb(
+            model, sizes, size if seen.is_by_sample else 1, ranking_probes(min(RANK_SAMPLES, samples))
+        ),
         "improve": lambda: memory.improve_mb(model, sizes, samples, size),
     }
     return step1, {step: step1 + added[step]() for step in LATER if step in steps}
@@ -164,5 +166,5 @@ def _memory(seen: Look, samples: int, steps: Collection[str]) -> tuple[float | N
 
 def _later_s(found: Mapping[str, Probe], before: Evaluation, plain: Probe, steps: Collection[str]) -> dict[str, float]:
     """Return later step -> seconds of one candidate more, as slow as the slowest precision."""
-    each = [one.encode_s + (1 + _WRITTEN) * one.open_s + _score_s(one, plain, before) for one in found.values()]
+    each = [one.encode_s + 2 * one.open_s + _score_s(one, plain, before) for one in found.values()]
     return {step: max(each) for step in LATER if step in steps and each}

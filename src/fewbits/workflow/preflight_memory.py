@@ -11,13 +11,15 @@ import onnx_ir as ir
 from fewbits.analysis.sensitivity import turns_together
 from fewbits.graph.save import weights_bytes
 from fewbits.graph.topology import constant
+from fewbits.improvement.layer_case import enough_rows
 from fewbits.improvement.methods import Effort
-from fewbits.quantization.layers import Layer, find_layers
+from fewbits.quantization.layers import find_layers
 from fewbits.workflow.calibrate import LARGEST_BATCH
 
 MB = 1e6
 TORCH_MB = 250.0
 """What importing torch and its first operators take."""
+_COPIES = 6  # of gathered vectors: indexed, reshaped, contiguous, of both streams
 
 
 def peak_mb() -> float | None:
@@ -119,17 +121,5 @@ def improve_mb(model: ir.Model, sizes: Mapping[str, float], samples: int, batch:
     """
     waiting = min(2 * samples * most_live_bytes(model.graph, sizes), Effort().ceiling)
     batches = max(samples // batch, 1)
-    gathered = max((_rows(layer) * layer.groups * layer.inputs for layer in find_layers(model.graph)), default=0.0)
+    gathered = max((enough_rows(layer) * layer.groups * layer.inputs for layer in find_layers(model.graph)), default=0)
     return TORCH_MB + (waiting + 4 * weights_bytes(model) + _COPIES * 4 * gathered / batches) / MB
-
-
-_COPIES = 6  # of gathered vectors: indexed, reshaped, contiguous, of both streams
-_MOST_ROWS, _MOST_ELEMENTS, _MOST_WORK, _FEWEST_ROWS = 60_000, 2e8, 1e10, 2
-"""How many vectors of a layer are gathered: as `improvement.torch_layers` limits them."""
-
-
-def _rows(layer: Layer) -> float:
-    """Return how many input vectors of a layer are gathered, at most."""
-    inputs, groups = layer.inputs, layer.groups
-    most = min(_MOST_ELEMENTS / (groups * inputs), _MOST_WORK / (groups * inputs**2), _MOST_ROWS)
-    return max(most, _FEWEST_ROWS * inputs)

@@ -1,4 +1,4 @@
-"""Step 5 of the workflow: training without labels by a verb, or a module for a training loop of the user's own."""
+"""Step 5 of the workflow: training by a verb, which needs no labels, or a module for a loop of the user's own."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ def train(
     progress: Watcher | None = None,
     **options: Any,
 ) -> ImproveResult:
-    """Train the quantized model to give what the float model gives, on unlabelled data.
+    """Train the quantized model to give what the float model gives, on data that need no labels.
 
     The artifact has the trained weights, biases and scales; grids of weights and activations are pinned for every later
     verb. Needs torch.
@@ -117,7 +117,13 @@ def trainable(
 
 
 def from_torch(
-    module: Any, example_inputs: Any, *, data: DataLike, precision: str = PRECISION, **options: Any
+    module: Any,
+    example_inputs: Any,
+    *,
+    data: DataLike,
+    precision: str = PRECISION,
+    progress: Watcher | None = None,
+    **options: Any,
 ) -> "Trainable":
     """Return the quantized form of a torch module as a module to train.
 
@@ -136,12 +142,13 @@ def from_torch(
         example_inputs: a tensor, a tuple of tensors, or a dict by argument name.
         data: calibration data.
         precision: of every node that `profile` does not name.
+        progress: told of each stage.
         options: those of `trainable`.
 
     Raises:
         FewbitsError: the module cannot be converted, or something that the caller gave cannot be used.
     """
-    converted = convert(module, example_inputs, dynamic_batch=True)
-    made = trainable(converted.model, data=data, precision=precision, **options)
+    converted = convert(module, example_inputs, dynamic_batch=True, progress=progress)
+    made = trainable(converted.model, data=data, precision=precision, progress=progress, **options)
     made.name_after(module)
     return made

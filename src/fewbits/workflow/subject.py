@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import onnx_ir as ir
 
 from fewbits.runtime.data import Dataset, Preprocess, open_data
 from fewbits.runtime.data.open import DataLike
+from fewbits.runtime.data.types import Array
 from fewbits.runtime.session import Runner, RunOptions
 from fewbits.spec.target import DEFAULT_TARGET, Target, load_target
 from fewbits.workflow.sessions import open_graph
 from fewbits.workflow.source import ModelLike, Source, open_source
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Subject:
     """A float model ready to run.
 
@@ -46,6 +48,11 @@ class Subject:
     def reference_model(self) -> ir.Model:
         """The prepared float graph that scores and errors are taken against."""
         return self.source.model if self.source.reference is None else self.source.reference
+
+    @cached_property
+    def first_feeds(self) -> Mapping[str, Array]:
+        """The first calibration sample, as a batch of one; read once."""
+        return next(iter(self.data.batches(1, 1))).feeds
 
 
 def open_subject(

@@ -50,9 +50,8 @@ class SentScoring:
         sent: Metric | tuple[str, bool] = metric
         if isinstance(metric, UserMetric):
             data = KeptData(data.name, data.has_labels, ())
-            if metric.folder is not None:  # the folder of the file that its name begins with
-                file, _, function = metric.name.rpartition(":")
-                sent = (f"{metric.folder / Path(file).name}:{function}", metric.higher_is_better)
+            if metric.path is not None:
+                sent = (f"{metric.path}:{metric.name.rpartition(':')[2]}", metric.higher_is_better)
         else:
             data = sent_data(data, scoring.batch_size, scoring.limit)
         return cls(sent, data, scoring.limit, scoring.batch_size, scoring.is_on_calibration_data)

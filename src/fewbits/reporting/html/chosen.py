@@ -9,7 +9,8 @@ from fewbits.reporting.record import RunRecord
 FLOAT = "fp32"
 _SLOTS = ("w8a8", "w8a16", "w16a16", "fp16", "w4a8", "w4a16", "w4a4")
 """Precisions in the order of the palette: `SLOTS` of script/common.js."""
-_MOST_NODES = 400
+MOST_NODES = 400
+"""Nodes that the page names in one place, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,9 @@ def parts(made: RunRecord) -> tuple[Part, ...]:
     found = []
     for precision, count in sorted(made.precision.items(), key=lambda item: (-item[1], item[0])):
         nodes = own.get(precision, []) if precision != default_precision(made) else []
-        more = max(len(nodes) - _MOST_NODES, 0)
+        more = max(len(nodes) - MOST_NODES, 0)
         share = text.share(count, total)
-        found.append(Part(precision, count, share, tone(precision), tuple(nodes[:_MOST_NODES]), more))
+        found.append(Part(precision, count, share, tone(precision), tuple(nodes[:MOST_NODES]), more))
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from fewbits import __version__
 from fewbits.reporting.baseline_record import Row
 from fewbits.reporting.html import text
-from fewbits.reporting.html.chosen import default_precision, own_precisions
+from fewbits.reporting.html.chosen import MOST_NODES, default_precision, own_precisions
 from fewbits.reporting.html.contest import Contest, compared_figure, contest_of, figure_json
 from fewbits.reporting.html.lines import Line
 from fewbits.reporting.html.page import fill, plotly
@@ -17,7 +17,6 @@ from fewbits.reporting.html.tables import ScoreTable, score_tables
 from fewbits.reporting.html.verdict import Headline, headline
 from fewbits.reporting.record import RunRecord
 
-_MOST_NODES = 400
 _OWN = ("output",)
 """Options that say nothing about what a run did."""
 
@@ -110,7 +109,7 @@ def node_differences(first: RunRecord | None, second: RunRecord | None) -> NodeD
     if not count:
         return NodeDifferences(f"All {total} nodes have the same precision in both.")
     said = f"{count} of {total} nodes have another precision."
-    return NodeDifferences(said, tuple(rows[:_MOST_NODES]), max(len(rows) - _MOST_NODES, 0))
+    return NodeDifferences(said, tuple(rows[:MOST_NODES]), max(len(rows) - MOST_NODES, 0))
 
 
 def _side(source: Source) -> Side:

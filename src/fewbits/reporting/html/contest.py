@@ -45,11 +45,11 @@ def contest_of(record: Record) -> Contest | None:
     lines = lines_of(record)
     if not lines or isinstance(record, AnalysisRecord):
         return None
-    whole = isinstance(record, RunRecord)
-    metric, goal = (record.scores, {}) if isinstance(record, RunRecord) else (record.metric, record.goal)
+    goal: Mapping[str, Any] = {} if isinstance(record, RunRecord) else record.goal
+    metric, key = (record.scores, "metric") if isinstance(record, RunRecord) else (record.metric, "name")
+    name = str(metric[key])
     is_higher, score = bool(metric["higher_is_better"]), lines[0].figures.score
     floor, limit = goal.get("floor"), goal.get("max_drop")
-    name = str(metric["metric" if whole else "name"])
     if floor is not None or name.startswith("sqnr"):
         score = math.nan
     threshold = None if floor is None else float(floor)
