@@ -23,15 +23,19 @@ def trained() -> str:
         "## Training without labels\n\n`fewbits qat` (gptq, then training) from the float model; the scores are those of the "
         "files. Seconds with one thread while other processes ran beside it, calibration of the result included.\n\n"
     )
-    speed, where = load("qat_speed")
-    medians, peer = speed["medians"], speed["aimet-torch"]
-    step = (
-        f"A training step of resnet56 (`benchmarks/qat_speed.py`): {medians['qat']:.3f} s, of the float model in the same "
-        f"executor {medians['float']:.3f} s: {speed['ratio']:.2f} times by medians, {speed['paired']:.2f} pair by pair. aimet-torch "
-        f"in the same run against its own float module: {peer['ratio']:.2f} and {peer['paired']:.2f} times. The machine was busy "
-        f"with other work.\n\n{where}"
-    )
+    step = _step("qat_speed", "one thread") + "\n" + _step("qat_speed_2", "two threads")
     return text + table(header, rows) + "\n" + when + "\n" + step + "\n" + labels() + "\n" + parity()
+
+
+def _step(name: str, threads: str) -> str:
+    """Return what a training step takes beside one of the float model."""
+    speed, where = load(name)
+    medians, peer = speed["medians"], speed["aimet-torch"]
+    return (
+        f"A training step of resnet56 with {threads} (`benchmarks/qat_speed.py`): {medians['qat']:.3f} s, of the float model in "
+        f"the same executor {medians['float']:.3f} s: {speed['ratio']:.2f} times by medians, {speed['paired']:.2f} pair by pair. "
+        f"aimet-torch in the same run against its own float module: {peer['ratio']:.2f} and {peer['paired']:.2f} times.\n\n{where}"
+    )
 
 
 def labels() -> str:
