@@ -66,12 +66,9 @@ def test_the_loop_says_how_to_get_the_emulator(loop):
 
 
 @pytest.mark.skipif(not HAS_QNN, reason="needs onnxruntime-qnn")
-def test_the_compiler_refuses_the_layers_around_a_relu6_of_4_bits(loop):
-    """A known limit: a Clip between a convolution and a grid of 4 bits has no form yet that the compiler takes."""
-    assert (
-        "not verified on Qualcomm's emulator: Qualcomm's compiler for sm8650 (HTP v75) does not take "
-        "DequantizeLinear 'blocks.6.body.0.weight_dq_node', DequantizeLinear 'blocks.6.body.0.weight_bias_dq_node', "
-    ) in loop[0]
+def test_the_loop_ends_on_the_emulator(loop):
+    assert "verify on Qualcomm's emulator (sm8650): passed" in loop[0]
+    assert figure(loop[0], r"simulation ([\d.]+) %") == pytest.approx(figure(loop[0], r"emulator ([\d.]+) %"), abs=2.5)
 
 
 def test_the_class_trains_and_goes_on_from_its_checkpoint(images, tmp_path):

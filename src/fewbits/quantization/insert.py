@@ -17,6 +17,7 @@ from fewbits.numerics.affine import quantize
 from fewbits.quantization.encode import Encoded
 from fewbits.quantization.half import HalfPrecision
 from fewbits.spec.dtypes import DType, PerBlock, PerChannel
+from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
 
 _NEWEST_QDQ_OPSET = 27  # ORT 1.32 has no kernel for the QuantizeLinear of 28, but runs its own, of any width
@@ -51,6 +52,7 @@ class _Inserter:
     values: dict[str, ir.Value] = field(default_factory=dict)
     dequantized: dict[str, ir.Value] = field(default_factory=dict)
     taken: set[str] = field(default_factory=set)
+    passed: list[ir.Node] = field(default_factory=list)
     domain: str = ""
 
     def run(self) -> None:
@@ -134,20 +136,47 @@ class _Inserter:
         grid = self.plan.grids[key]
         source = self._read(grid.converts) if grid.converts else self.values[grid.tensor]
         parameters = self._parameters(key)
-        result = self._on_grid(key, source, parameters, "")
         if grid.spec.bits == grid.spec.dtype.bits or grid.fixed_range is not None:
-            return result
+            return self._on_grid(key, source, parameters, "")
         # the container has codes that the grid lacks, and QuantizeLinear clips to those of the container
         encoding, spec = self.encoded.encodings[key], grid.spec
-        bounds = [
-            (np.float32(q - encoding.zero_point) * encoding.scale).astype(np.float32) for q in (spec.qmin, spec.qmax)
-        ]
+        codes: list[Any] = [spec.qmin, spec.qmax]
+        clip = source.producer()
+        if clip is not None and self._is_fused(clip):
+            source, codes = self._without(clip, encoding)
+        bounds = [(np.float32(q - encoding.zero_point) * encoding.scale).astype(np.float32) for q in codes]
+        result = self._on_grid(key, source, parameters, "")
         limits = [
             self._initializer(f"{key}_{end}", ir.Tensor(b)) for end, b in zip(("low", "high"), bounds, strict=True)
         ]
         clipped = self._node("Clip", [result, *limits], f"{key}_clipped", {}, domain="")
         clipped.dtype, clipped.shape = ir.DataType.FLOAT, source.shape
         return self._on_grid(key, clipped, parameters, "_clipped")
+
+    def _is_fused(self, node: ir.Node) -> bool:
+        """Whether it is a Clip with constant bounds that is fused with the layer whose output it reads."""
+        source = node.inputs[0]
+        return (
+            node.op_type == "Clip"
+            and source is not None
+            and source.producer() is not None
+            and str(source.name) not in self.plan.outputs
+            and (str(node.name), 0) not in self.plan.inputs
+            and not self.plan.nodes[str(node.name)].precision.is_float
+            and all(bound is None or constant(bound) is not None for bound in node.inputs[1:])
+        )
+
+    def _without(self, clip: ir.Node, encoding: Encoding) -> tuple[ir.Value, list[Any]]:
+        """Return what a fused Clip reads, and the codes of its bounds: rounding keeps the order of values.
+
+        Qualcomm's compiler takes no second Clip between a layer and its grid.
+        """
+        source, spec = clip.inputs[0], encoding.spec
+        assert source is not None
+        self.passed.append(clip)
+        tensors = [constant(bound) for bound in (*clip.inputs[1:], None, None)][:2]
+        ends = zip(tensors, (spec.qmin, spec.qmax), strict=True)
+        return source, [end if tensor is None else quantize(tensor.numpy(), encoding).item() for tensor, end in ends]
 
     def _on_grid(self, key: str, source: ir.Value, parameters: tuple[ir.Value, ir.Value], suffix: str) -> ir.Value:
         quantized = self._node("QuantizeLinear", [source, *parameters], f"{key}{suffix}_q", {})
@@ -218,6 +247,9 @@ class _Inserter:
 
     def _drop_unused(self) -> None:
         graph = self.model.graph
+        for clip in self.passed:
+            if not clip.outputs[0].uses() and not clip.outputs[0].is_graph_output():
+                graph.remove(clip, safe=True)
         for name, value in list(graph.initializers.items()):
             if not list(value.uses()) and not value.is_graph_output() and is_float32(value):
                 del graph.initializers[name]
