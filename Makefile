@@ -20,7 +20,7 @@ test: lint
 	$(BIN)/pytest -n auto
 
 test-slow: $(VENV)/.dev
-	$(BIN)/pip install -q -e '.[dask,ray]' -c constraints.txt
+	$(BIN)/pip install -q -e '.[dask,examples,ray]' -c constraints.txt
 	$(BIN)/pytest -n auto -m slow
 
 # installs Qualcomm's compiler and emulator, under Qualcomm's licence, and OpenVINO

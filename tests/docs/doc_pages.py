@@ -2,13 +2,15 @@
 
 A fenced block is run or not by its first word:
 
-    sh               run by bash, in the folder of the page; not run where it begins with `# needs` and what is lacking
+    sh               run by bash, in the folder of the page; not run where it begins with `# needs` and what is lacking,
+                     unless that is one extra of fewbits and nothing else, which is installed
     python           run as a script there
     any, with title  written to the file of that name there
     text             compared with what the block before it printed; `...` stands for lines that are left out
     others           shown only
 """
 
+import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,11 @@ PAGES = sorted(
     [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "examples").rglob("*.md"), ROOT / "benchmarks" / "README.md"]
 )
 """Every Markdown file that is part of the project."""
+MODULES = {"qnn": "onnxruntime_qnn", "dask": "distributed", "ray": "ray"}
+"""Extra -> a module that it brings."""
+_EXTRA = re.compile(
+    r"# needs pip install 'fewbits\[(\w+)\]'(?: on all machines|: [^,\n]*, under Qualcomm's licence)?\n"
+)
 _FENCE = re.compile(r"^(?P<tick>`{3,})(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=tick)[ \t]*$", re.MULTILINE | re.DOTALL)
 
 
@@ -32,8 +39,19 @@ class Block:
     line: int
 
     @property
+    def extra(self) -> str:
+        """The extra that is all that the block needs; empty where it needs nothing, or more."""
+        found = _EXTRA.match(self.body)
+        return found[1] if found else ""
+
+    @property
     def is_run(self) -> bool:
-        return self.kind in ("sh", "python") and not self.title and not self.body.startswith("# needs ")
+        lacks = self.body.startswith("# needs ") and not (self.extra and is_installed(self.extra))
+        return self.kind in ("sh", "python") and not self.title and not lacks
+
+
+def is_installed(extra: str) -> bool:
+    return importlib.util.find_spec(MODULES[extra]) is not None
 
 
 def name_of(page: Path) -> str:

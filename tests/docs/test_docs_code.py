@@ -2,18 +2,31 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import doc_pages
 import pytest
 from doc_pages import DOCS, ROOT, blocks, name_of
+from typer.testing import CliRunner
+
+from fewbits.artifact import names
+from fewbits.artifact.samples import read_samples
+from fewbits.cli.app import app
+from fewbits.workflow import hub_jobs
+from fewbits.workflow.quantize import quantize
+from recorded_hub import Transport
 
 TUTORIAL = DOCS / "tutorial.md"
 HOW_TO = DOCS / "how-to"
 START = HOW_TO / "index.md"
 """Its blocks are run before those of every other how-to."""
+STOP = "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n"
+"""Ends what a block left running in the background."""
 KINDS = ("sh", "python", "text", "json", "toml")
 SLACK = 0.5, 0.05
 """How far figures may be from those shown: a processor of another kind rounds a few samples otherwise. In the figure's
@@ -49,8 +62,9 @@ def run_page(page, folder):
 def run_block(block, folder, where):
     command = ["bash", "-euo", "pipefail", "-c"] if block.kind == "sh" else [sys.executable, "-c"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    body = STOP + block.body if block.kind == "sh" else block.body
     done = subprocess.run(
-        [*command, block.body], cwd=folder, capture_output=True, text=True, check=False,
+        [*command, body], cwd=folder, capture_output=True, text=True, check=False,
         env={**os.environ, "PATH": path, "COLUMNS": "100", "PYTHONWARNINGS": "default"},
     )  # fmt: skip
     assert done.returncode == 0, f"{where} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
@@ -136,3 +150,36 @@ def test_a_block_that_needs_what_is_not_here_is_not_run():
     assert [block.is_run for block in found] == [False, True, False]
     assert [block.line for block in found] == [1, 6, 10]
     assert found[2].title == "a.py"
+
+
+def test_a_block_that_needs_an_extra_alone_is_run_where_it_is_installed(monkeypatch):
+    page = {name: blocks((HOW_TO / name).read_text(encoding="utf-8")) for name in ("cluster.md", "snapdragon.md")}
+    assert [block.extra for block in page["cluster.md"] if block.kind == "sh"] == ["", "dask", "ray"]
+    assert [block.extra for block in page["snapdragon.md"] if block.kind == "sh"] == ["", "", "qnn", "", ""]
+    for answer in (True, False):
+        monkeypatch.setattr(doc_pages, "is_installed", lambda extra, answer=answer: answer)
+        assert [block.is_run for block in page["cluster.md"] if block.extra] == [answer, answer]
+        assert not page["snapdragon.md"][-1].is_run
+
+
+def test_what_a_block_leaves_in_the_background_is_ended(tmp_path):
+    begin = time.monotonic()
+    run_block(blocks("```sh\nsleep 60 &\necho done\n```\n")[0], tmp_path, "here")
+    assert time.monotonic() - begin < 30
+
+
+def test_submit_of_the_how_to_runs_against_a_stand_in_for_the_service(folder, monkeypatch):
+    """All of the page that can be run without an account: what the command would send, and what it prints."""
+    (block,) = [b for b in blocks((HOW_TO / "snapdragon.md").read_text(encoding="utf-8")) if "fewbits submit" in b.body]
+    (line,) = [shlex.split(line) for line in block.body.splitlines() if line.startswith("fewbits")]
+    digits = folder / "examples" / "digits"
+    monkeypatch.chdir(folder)
+    quantize(digits / "digits.onnx", data=digits / "calib.npz", samples=8, ranges="minmax", output="run")
+    service = Transport()
+    service.outputs = {"output_0": [one["logits"] for one in read_samples(Path("run") / names.SAMPLES).outputs]}
+    monkeypatch.setitem(sys.modules, "qai_hub", service.package())
+    monkeypatch.setattr(hub_jobs, "POLL_S", 0.0)
+    result = CliRunner().invoke(app, line[1:])
+    assert result.exit_code == 0, result.output
+    assert "Samsung Galaxy S24" in result.stdout
+    assert service.calls("submit_compile_job")[0][3] == {"image": ((1, 1, 8, 8), "float32")}

@@ -148,3 +148,28 @@ def test_raise_opset_moves_attributes_to_inputs():
     assert "axes" not in node.attributes
     assert len(node.inputs) == 2
     assert run(after, {"x": normal(1, 4, 6, 6)})["y"].shape == (1, 4, 1, 1)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_slopes_of_an_old_prelu_stay_along_the_channels(shared):
+    """Before opset 7 they were one per channel; the last axis has the same size here, so nothing else would say."""
+    second = "z = PRelu(y, s)" if shared else "z = Identity(y)"
+    text = f"g (float[2,4,3,4] x, float[4] s) => (float[2,4,3,4] z) {{ y = PRelu(x, s) {second} }}"
+    slopes = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    after, result = raise_opset(graph(text, opset=6, s=slopes))
+    assert result.changed == ("ai.onnx opset 6 -> 21 (onnx's converter)",)
+    x = normal(2, 4, 3, 4)
+    (given,) = run(after, {"x": x}).values()
+    slope = slopes.reshape(4, 1, 1) ** (2 if shared else 1)
+    np.testing.assert_allclose(given, np.where(x < 0, x * slope, x), rtol=1e-6)
+
+
+def test_a_scan_with_a_batch_axis_stays_at_its_opset():
+    text = """g (float[1,2] s, float[1,3,2] x) => (float[1,2] last, float[1,3,2] sums) {
+        last, sums = Scan <num_scan_inputs = 1, body = b (float[2] a, float[2] t) => (float[2] n, float[2] o) {
+            n = Add(a, t) o = Identity(n) }> (, s, x) }"""
+    before = graph(text, opset=8)
+    after, result = raise_opset(before)
+    assert after.opset_imports[""] == 8
+    assert "it does not rewrite Scan-8" in result.declined[0].reason
+    assert_same(before, after, {"s": normal(1, 2), "x": normal(1, 3, 2)})

@@ -78,10 +78,19 @@ def test_prepare_refuses_nan():
         prepare(broken)
 
 
-def test_prepare_says_that_other_types_stay():
+def test_prepare_takes_other_types_in_as_float32():
     text = "g (float16[1,3,8,8] x, float16[4,3,3,3] w) => (float16[1,4,6,6] y) { y = Conv(x, w) }"
     prepared = prepare(graph(text, w=normal(4, 3, 3, 3).astype(np.float16)))
+    assert prepared.changes[0].name == "to-float32"
+    assert "float16: 2 tensors (1 constants) are float32 now, the same numbers" in prepared.changes[0].changed
+    assert prepared.model.graph.initializers["w"].const_value.dtype.name == "FLOAT"
+
+
+def test_prepare_says_that_other_types_stay():
+    text = "g (float16[2] x, float16[2] w) => (float16[2] y) { a = vendor.Magic(x) y = Add(a, w) }"
+    prepared = prepare(graph(text, domains='"vendor": 1', w=normal(2).astype(np.float16)))
     assert "float16: 1 constants have this type, which is left as it is" in map(str, prepared.declined)
+    assert "vendor::Magic computes are not known, so that the model keeps its own types" in str(prepared.declined[0])
     assert prepared.model.graph.initializers["w"].const_value.dtype.name == "FLOAT16"
 
 

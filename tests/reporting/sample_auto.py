@@ -20,6 +20,8 @@ from sample_records import (
 
 from fewbits.reporting.auto_record import AutoRecord, Contender, Fork
 from fewbits.reporting.baseline_record import Row
+from fewbits.reporting.decode import decode
+from fewbits.reporting.preflight_record import Preflight
 from fewbits.reporting.record import RunRecord, plain
 
 _VERSIONS = {"python": "3.12.8", "fewbits": "0.9.0", "numpy": "2.3.5", "onnx": "1.20.0", "onnxruntime": "1.32.0"}
@@ -135,7 +137,6 @@ def auto_record(**changes: Any) -> AutoRecord:
             "verify": "a fresh process gives the scored outputs, bit for bit",
             "compile for sm8550": "not done: Qualcomm's compiler is not installed (pip install 'fewbits[qnn]')",
         },
-        "preflight": PREFLIGHT,
         "command": "fewbits auto mobilenet.onnx --data calib --eval-data eval --metric top1 --max-drop 0.5 "
         "--max-latency 1.5 --chip SM8550 --threads 4 -o run",
         "next_steps": (
@@ -150,7 +151,12 @@ def auto_record(**changes: Any) -> AutoRecord:
         "versions": _VERSIONS,
         "machine": _MACHINE,
     }
-    return AutoRecord(**(facts | changes))
+    return AutoRecord(**(facts | {"preflight": preflight_record()} | changes))
+
+
+def preflight_record(**changes: Any) -> Preflight:
+    """Return what was known beforehand."""
+    return decode(Preflight, PREFLIGHT | changes)
 
 
 def made_record(groups: int = 50, **changes: Any) -> RunRecord:

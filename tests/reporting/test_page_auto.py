@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from importlib import resources
 
 import pytest
-from sample_auto import FORKS, PREFLIGHT, auto_record, contenders, made_record, write, write_auto
+from sample_auto import FORKS, PREFLIGHT, auto_record, contenders, made_record, preflight_record, write, write_auto
 from sample_records import METRIC, baseline_record, group_name, litemp_record, write_records
 from test_page import NASTY, Reader, data_of
 
@@ -20,6 +20,8 @@ from fewbits.reporting.html.sources import Source, find_sources
 from fewbits.reporting.html.tables import score_tables
 from fewbits.reporting.html.text import capital
 from fewbits.reporting.html.verdict import headline
+from fewbits.reporting.read import read_any
+from fewbits.reporting.record import plain
 from fewbits.workflow.report import report
 from fewbits.workflow.runs import runs
 
@@ -171,16 +173,19 @@ def test_preflight_is_set_against_what_was_needed():
     assert dict(view.outlook.facts)["told from noise"].replace("\N{NO-BREAK SPACE}", " ") == "drops of 0.42 % and more"
     for sentence in PREFLIGHT["warnings"]:
         assert sentence in Reader(page_of()).text
-    unknown = auto_view([Source("", auto_record(preflight=PREFLIGHT | {"peak_mb": None, "resolution": None}))])
+    unknown = auto_view([Source("", auto_record(preflight=preflight_record(peak_mb=None, resolution=None)))])
     assert unknown.outlook.bars[1][1] == "–"
-    assert "outlook" not in Reader(page_of(preflight={})).ids
+    assert "outlook" not in Reader(page_of(preflight=None)).ids
 
 
-def test_a_preflight_that_cannot_be_read_is_one_sentence():
+def test_a_preflight_that_cannot_be_read_is_one_sentence(tmp_path):
+    document = plain(asdict(auto_record()))
+    document["preflight"]["seconds"] = "soon"
+    (tmp_path / "record.json").write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(
         SpecError, match=r"preflight\.seconds is 'soon' and must be a number\. Run `fewbits auto` again"
     ):
-        page_of(preflight=PREFLIGHT | {"seconds": "soon"})
+        read_any(tmp_path / "record.json")
 
 
 def test_names_from_outside_are_escaped_everywhere():
@@ -197,10 +202,10 @@ def test_names_from_outside_are_escaped_everywhere():
         model={"source": NASTY, "sha256": NASTY}, data={NASTY: {"name": NASTY, "fingerprint": NASTY}}, created=NASTY,
         versions={NASTY: NASTY}, machine={NASTY: NASTY}, timings={NASTY: 1.0},
         metric={**METRIC, "name": NASTY, "unit": NASTY}, goal={**plain.goal, "text": NASTY},
-        preflight=PREFLIGHT | {
-            "parts": {NASTY: 1.0}, "outliers": [{"sample": 1, "tensor": NASTY, "factor": 2.0}],
-            "missing_classes": [NASTY], "warnings": [NASTY],
-        },
+        preflight=preflight_record(
+            parts={NASTY: 1.0}, outliers=[{"sample": 1, "tensor": NASTY, "factor": 2.0}], missing_classes=[NASTY],
+            warnings=[NASTY],
+        ),
     )  # fmt: skip
     made = made_record(profile={NASTY: "w8a16", "a": NASTY}, precision={"w8a8": 3, "w8a16": 1, NASTY: 1},
                        declined={NASTY: [NASTY]}, files={NASTY: {"sha256": NASTY, "bytes": 1}})  # fmt: skip

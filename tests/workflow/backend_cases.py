@@ -1,8 +1,8 @@
-"""The node models of the ONNX project's backend tests, and what becomes of each of them in fewbits."""
+"""The models of the ONNX project's backend tests, and what becomes of each of them in fewbits."""
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,9 +20,13 @@ from fewbits.numerics.metrics import sqnr_db
 from fewbits.runtime.session import Arrays, RunOptions, SessionPolicy, open_session
 
 PRECISIONS = ("w8a8", "fp16")
+ALL_PRECISIONS = ("w8a8", "w8a16", "w4a8", "fp16")
+FILE_SUITES = ("simple", "pytorch-operator", "pytorch-converted")
+"""Suites whose models and samples are files of the installed onnx; "light" models have no samples."""
 QUANTIZED, FLOAT, REFUSED = "quantized", "float", "refused"
 
 Feeds = Mapping[str, Any]
+_DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Outcome:
         reasons: why nodes stay in float, or the one sentence of the refusal.
         sqnr_db: of the worst float output against the float model; None where all are equal or there is none.
         breaches: what the model that came out does wrong; empty in a correct fewbits.
+        left: (operator, kind of reason) of the nodes that stay in float.
     """
 
     case: str
@@ -44,6 +49,24 @@ class Outcome:
     reasons: tuple[str, ...] = ()
     sqnr_db: float | None = None
     breaches: tuple[str, ...] = ()
+    left: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(frozen=True)
+class FileCase:
+    """One model of a suite of files.
+
+    Attributes:
+        name: of the test case.
+        model: the model.
+        feeds: a sample, by input.
+        expected: what its authors say that the outputs are, in the order of the model; empty where nobody says.
+    """
+
+    name: str
+    model: onnx.ModelProto
+    feeds: Feeds
+    expected: tuple[Any, ...] = ()
 
 
 @cache
@@ -66,6 +89,42 @@ def feeds_of(case: Case) -> dict[str, Any]:
     }
 
 
+def file_cases(suite: str) -> Iterator[FileCase]:
+    """Yield the models of a suite of files with their first sample; those of "light" get random numbers."""
+    if suite == "light":
+        for path in sorted((_DATA / suite).glob("*.onnx")):
+            model = onnx.load(path)
+            yield FileCase(path.stem, model, _random_feeds(model))
+        return
+    for folder in sorted((_DATA / suite).iterdir()):
+        model = onnx.load(folder / "model.onnx")
+        files = sorted((folder / "test_data_set_0").glob("input_*.pb"), key=lambda path: int(path.stem[6:]))
+        pairs = zip(_fed(model), files, strict=False)
+        feeds = {value.name: _read(value, file) for value, file in pairs}
+        outputs = enumerate(model.graph.output)
+        expected = tuple(_read(value, folder / "test_data_set_0" / f"output_{i}.pb") for i, value in outputs)
+        yield FileCase(folder.name, model, feeds, expected)
+
+
+def _fed(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in stored]
+
+
+def _read(value: onnx.ValueInfoProto, file: Path) -> Any:
+    if value.type.HasField("sequence_type"):
+        return numpy_helper.to_list(onnx.SequenceProto.FromString(file.read_bytes()))
+    return numpy_helper.to_array(onnx.TensorProto.FromString(file.read_bytes()))
+
+
+def _random_feeds(model: onnx.ModelProto) -> Feeds:
+    rng, feeds = np.random.default_rng(0), {}
+    for value in _fed(model):
+        shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        feeds[value.name] = rng.uniform(0, 1, shape).astype(np.float32)
+    return feeds
+
+
 def with_weights(case: Case) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Return the case with all its inputs but the first stored as initializers, and the feeds that are left."""
     feeds, model = feeds_of(case), onnx.ModelProto()
@@ -78,12 +137,14 @@ def with_weights(case: Case) -> tuple[onnx.ModelProto, dict[str, Any]]:
     return model, feeds
 
 
-def take_in(name: str, model: onnx.ModelProto, feeds: Feeds, output: Path) -> list[Outcome]:
-    """Quantize to w8a8 with the verb and to fp16 from the same calibration, and run what comes out.
+def take_in(
+    name: str, model: onnx.ModelProto, feeds: Feeds, output: Path, precisions: Sequence[str] = PRECISIONS
+) -> list[Outcome]:
+    """Quantize to the first precision with the verb, to the others from the same calibration; run what comes out.
 
     A `FewbitsError` is an outcome; every other exception is raised.
     """
-    first, second = PRECISIONS
+    first, *others = precisions
     output.parent.mkdir(parents=True, exist_ok=True)
     options = {"data": [feeds], "run_options": RunOptions(threads=1)}
     outcomes, calibration = [], None
@@ -94,12 +155,13 @@ def take_in(name: str, model: onnx.ModelProto, feeds: Feeds, output: Path) -> li
     except FewbitsError as error:
         left = tuple(f"leaves {path.name}" for path in output.parent.iterdir())
         outcomes.append(Outcome(name, first, REFUSED, (str(error),), breaches=left))
-    try:
-        calibration = calibration or fewbits.calibrate(model, **options)
-        made = fewbits.quantize_calibrated(calibration, second)
-        outcomes.append(_judge(name, second, calibration, made, made.to_bytes()))
-    except FewbitsError as error:
-        outcomes.append(Outcome(name, second, REFUSED, (str(error),)))
+    for other in others:
+        try:
+            calibration = calibration or fewbits.calibrate(model, **options)
+            made = fewbits.quantize_calibrated(calibration, other)
+            outcomes.append(_judge(name, other, calibration, made, made.to_bytes()))
+        except FewbitsError as error:
+            outcomes.append(Outcome(name, other, REFUSED, (str(error),)))
     return outcomes
 
 
@@ -114,7 +176,8 @@ def _judge(name: str, precision: str, calibration: Calibration, made: Quantized,
     left = [node for node, plan in made.plan.nodes.items() if str(plan.precision) == "fp32"]
     breaches += [f"no reason for {node}" for node in left if not made.plan.nodes[node].reason]
     status = FLOAT if len(left) == len(made.plan.nodes) else QUANTIZED
-    return Outcome(name, precision, status, tuple(made.declined), _worst_db(wanted, given), tuple(breaches))
+    why = frozenset((made.plan.nodes[node].op, kind_of(made.plan.nodes[node].reason)) for node in left)
+    return Outcome(name, precision, status, tuple(made.declined), _worst_db(wanted, given), tuple(breaches), why)
 
 
 def _unlike(wanted: Arrays, given: Arrays) -> list[str]:

@@ -191,4 +191,5 @@ def probe(
             for place, gradient in zip(drawn, made, strict=True):
                 if gradient is not None:
                     place.append(gradient)
+            del made, place, gradient  # or they keep gradients of a share that is done with
         yield Probed(record, {i: turns for i, turns in enumerate(drawn) if turns}, samples)

@@ -152,6 +152,7 @@ class OnePass:
                 return False
             with torch.no_grad():
                 shares.append(self._project(probed))
+            del probed  # or its gradients stay while those of the next share are computed
         for key in shares[0]:  # one value per sample, or its deviation would take probes of one sample for samples
             self._sums.setdefault(key, []).append(np.mean([share[key] for share in shares], axis=0))
         return True

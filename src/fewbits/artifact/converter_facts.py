@@ -1,7 +1,6 @@
 """What `convert.txt` depends on, read from the files of an output folder."""
 
-import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import onnx
 
 from fewbits.artifact import names
-from fewbits.artifact.encodings_versions import as_1_0_0
+from fewbits.artifact.encodings_read import UNFIT, read_document, unfit
 from fewbits.artifact.samples import Arrays, read_samples
 from fewbits.graph.load import read_proto
 from fewbits.spec.soc import Soc, socs
@@ -92,17 +91,31 @@ def read_facts(folder: Path, target: str, precisions: Collection[str]) -> Conver
     Raises:
         ModelError: the float companion cannot be read.
         OutputError: the samples cannot be read.
-        SpecError: the layout of the encodings is unknown.
+        SpecError: the encodings cannot be read.
     """
     model = read_proto(folder / names.FLOAT)
-    found = json.loads((folder / names.ENCODINGS).read_text(encoding="utf-8"))
-    document = as_1_0_0(found)
-    activations, parameters = document["activation_encodings"], document["param_encodings"]
+    found, document = read_document(folder / names.ENCODINGS)
     stored = folder / names.SAMPLES
     feeds = read_samples(stored).feeds if stored.is_file() else ()
+    try:
+        return _facts(document, model, feeds, target=target, version=str(found["version"]), precisions=precisions)
+    except UNFIT as error:
+        raise unfit(folder / names.ENCODINGS, error) from error
+
+
+def _facts(
+    document: Mapping[str, Any],
+    model: onnx.ModelProto,
+    feeds: Sequence[Arrays],
+    *,
+    target: str,
+    version: str,
+    precisions: Collection[str],
+) -> ConverterFacts:
+    activations, parameters = document["activation_encodings"], document["param_encodings"]
     return ConverterFacts(
         inputs=_inputs(model.graph, feeds[0] if feeds else {}),
-        version=str(found["version"]),
+        version=version,
         target=target,
         opset=next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0),
         weight_bits=frozenset(_widths(parameters)) - {_BIAS_BITS},

@@ -21,6 +21,8 @@ from fewbits.spec.encodings import Encoding
 from fewbits.spec.given import Edge, GivenGrids
 
 Entry = dict[str, Any]
+UNFIT = (KeyError, TypeError, ValueError, AttributeError, StopIteration, IndexError, OverflowError)
+"""What reading an entry raises that is not what its layout demands."""
 _SECTIONS = ("activation_encodings", "param_encodings")
 
 
@@ -49,7 +51,7 @@ def read_given(path: str | Path, graph: ir.Graph, *, is_full_range: bool = False
     Raises:
         SpecError: as for `read_encodings`.
     """
-    document = _load(Path(path))
+    _, document = read_document(Path(path))
     own = document.get("fewbits", {})
     reader = _Reader(str(path), graph, is_full_range and "target" not in own)
     encodings: dict[str, Encoding] = {}
@@ -126,7 +128,7 @@ class _Reader:
         """Return the encoding of an entry."""
         try:
             return self._fitting(entry, self._encoding(entry, hint))
-        except (KeyError, TypeError, ValueError, IndexError, OverflowError, SpecError) as error:
+        except (*UNFIT, SpecError) as error:
             raise self._wrong(entry, error) from error
 
     def _fitting(self, entry: Entry, found: Encoding) -> Encoding:
@@ -213,21 +215,25 @@ class _Reader:
         return tuple(tensor.shape.numpy())
 
 
-def _load(path: Path) -> Entry:
+def read_document(path: Path) -> tuple[Entry, Entry]:
+    """Return an encodings file as it is, and in layout 1.0.0; entries are not checked.
+
+    Raises:
+        SpecError: the file is missing, or is no such file.
+    """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpecError(f"The encodings file {str(path)!r} does not exist: check the path.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"The encodings file {str(path)!r} cannot be read as JSON: {error}.") from error
+    found = document if isinstance(document, dict) else {}
     try:
-        document = as_1_0_0(document if isinstance(document, dict) else {})
+        document = as_1_0_0(found)
     except SpecError as error:
         raise SpecError(f"The encodings file {str(path)!r} cannot be read. {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration, IndexError) as error:
-        raise SpecError(
-            f"The encodings file {str(path)!r} is not what its version demands: {type(error).__name__} {error}."
-        ) from error
+    except UNFIT as error:
+        raise unfit(path, error) from error
     for section in _SECTIONS:
         if not isinstance(document.get(section), list):
             raise SpecError(f"The encodings file {str(path)!r} lacks the list {section!r}, which {VERSION} demands.")
@@ -237,7 +243,15 @@ def _load(path: Path) -> Entry:
         raise SpecError(
             f"The encodings file {str(path)!r} has something else than notes under 'fewbits': export again."
         )
-    return dict(document)
+    return found, dict(document)
+
+
+def unfit(path: Path, error: Exception) -> SpecError:
+    """Return what is said of an encodings file whose entries are not what their layout demands."""
+    return SpecError(
+        f"The encodings file {str(path)!r} is not what its version demands: {type(error).__name__} "
+        f"{str(error).rstrip('.')}."
+    )
 
 
 def _weight_axes(graph: ir.Graph) -> dict[str, int]:

@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from fewbits.artifact.folder import write_file
 from fewbits.errors import OutputError
+from fewbits.runtime.data.archive import read_archive
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 MOST_SAMPLES = 4
 MOST_BYTES = 16 << 20
+_MOST_EMPTY = 4096  # runs of a model that has no inputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +78,9 @@ def read_samples(path: Path) -> Samples:
     try:
         runs = unpack_runs(path.read_bytes())
         return Samples(runs["feeds"], runs["outputs"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except KeyError as error:
+        raise OutputError(f"The stored samples {str(path)!r} lack {error}: quantize again.") from error
+    except (OSError, ValueError) as error:
         raise OutputError(f"The stored samples {str(path)!r} cannot be read ({error}): quantize again.") from error
 
 
@@ -97,19 +101,27 @@ def pack_runs(runs: Mapping[str, Sequence[Arrays]]) -> bytes:
 
 
 def unpack_runs(data: bytes) -> dict[str, tuple[Arrays, ...]]:
-    """Return what `pack_runs` packed."""
-    runs: dict[str, tuple[Arrays, ...]] = {}
-    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-        for key in stored.files:
-            kind, _, last = key.rpartition(".")
-            if last != "names":
-                continue
-            names = [str(name) for name in stored[key]]
-            runs[kind] = tuple(
-                {name: _restored(stored[f"{kind}.{i}.{j}"]) for j, name in enumerate(names)}
-                for i in range(int(stored[f"{kind}.count"]))
-            )
-    return runs
+    """Return what `pack_runs` packed.
+
+    Raises:
+        ValueError: these are other bytes; the text says what is wrong.
+    """
+    stored = read_archive(data)
+    kinds = [key.removesuffix(".names") for key in stored if key.endswith(".names")]
+    return {kind: _unpacked(stored, kind) for kind in kinds}
+
+
+def _unpacked(stored: Arrays, kind: str) -> tuple[Arrays, ...]:
+    names, count = stored[f"{kind}.names"], stored.get(f"{kind}.count", np.array(""))
+    if names.dtype.kind != "U" or names.ndim != 1 or count.dtype.kind not in "iu" or count.shape != ():
+        raise ValueError(f"names and number of {kind!r} are not there")
+    runs = int(count)
+    if not 0 <= runs <= (len(stored) if len(names) else _MOST_EMPTY):
+        raise ValueError(f"it claims {runs} runs of {kind!r}")
+    keys = [[(str(name), f"{kind}.{i}.{j}") for j, name in enumerate(names)] for i in range(runs)]
+    if missing := [key for run in keys for _, key in run if key not in stored]:
+        raise ValueError(f"{missing[0]!r} is missing")
+    return tuple({name: _restored(stored[key]) for name, key in run} for run in keys)
 
 
 def _restored(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

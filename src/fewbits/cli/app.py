@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 `verify` failed; 2 something that the user can mend, one s
 141 the reader of stdout went away.
 """
 
+import errno
 import io
 import logging
 import os
@@ -53,7 +54,12 @@ class Program(TyperGroup):
         except FewbitsError as error:
             code = _say(str(error))
         except OSError as error:
-            code = _stdout_failed(error)
+            is_long = error.errno == errno.ENAMETOOLONG
+            code = (
+                _say(f"The name {error.filename!r:.80} is too long for a file: check the path.")
+                if is_long
+                else (_stdout_failed(error))
+            )
         except Exception as error:
             # typer's own usage errors: its class moved between versions, its interface did not
             if not hasattr(error, "format_message"):

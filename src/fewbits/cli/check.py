@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from fewbits.cli.options import (
+    CustomOpLibrary,
     Data,
     Dims,
     EvalSamples,
@@ -76,6 +77,7 @@ def verify(
     higher_is_better: HigherIsBetter = None,
     eval_samples: EvalSamples = None,
     time_limit: _TimeLimit = 600,
+    custom_op_library: CustomOpLibrary = None,
     json: Json = False,
     quiet: Quiet = False,
     **shared: Any,
@@ -89,7 +91,8 @@ def verify(
     with Bars(quiet=quiet or json) as bars:
         result = verb(
             output, on=on, soc=soc, data=data, samples=samples, metric=metric, higher_is_better=higher_is_better,
-            eval_samples=eval_samples, time_limit_s=time_limit, progress=bars, **verb_options(shared),
+            eval_samples=eval_samples, time_limit_s=time_limit, custom_op_libraries=custom_op_library or (),
+            progress=bars, **verb_options(shared),
         )  # fmt: skip
     if isinstance(result, VerifyPlaceResult):
         if json:

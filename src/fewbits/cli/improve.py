@@ -58,6 +58,9 @@ _Seed = Annotated[int, typer.Option("--seed", help="Of what is drawn.", rich_hel
 _Device = Annotated[
     str, typer.Option("--device", metavar="D", help="Where torch computes: cpu or cuda.", rich_help_panel=_ROUNDING)
 ]
+_Time = Annotated[
+    str | None, typer.Option("--time", metavar="T", help="90s, 10m, 1h: no method and no layer is begun after that.")
+]
 _WithActivations = Annotated[
     bool,
     typer.Option("--with-activations", help="Layers read activations that are rounded.", rich_help_panel=_ROUNDING),
@@ -101,6 +104,7 @@ _ROUNDED: Group = {
     "granularity": (_Granularity, EFFORT.granularity),
     "iterations": (_Iterations, EFFORT.iterations),
     "with_activations": (_WithActivations, EFFORT.with_activations),
+    "time": (_Time, None),
 }
 _IMPROVED: Group = {
     "memory": (_Memory, MEMORY),
@@ -189,6 +193,8 @@ def _run(name: str, given: dict[str, Any]) -> None:
     }  # fmt: skip
     if "steps" in given:
         made["training"] = _training(given)
+    if "time" in given:
+        made["time_limit"] = given.pop("time")
     if "auto" in given:
         given["auto"] = given["auto"] or None
     given = {key: value for key, value in given.items() if key not in ("seed", "device")}

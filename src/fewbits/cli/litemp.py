@@ -18,6 +18,9 @@ _MostMacs = Annotated[
     float | None,
     typer.Option("--most-macs", metavar="X", help="Lift at most this percent of the multiply-accumulates."),
 ]
+_Time = Annotated[
+    str | None, typer.Option("--time", metavar="T", help="90s, 10m, 1h: no percentage is begun after that.")
+]
 _Ranking = Annotated[
     str,
     typer.Option("--ranking", metavar="R", help="one-pass (needs torch), brute-force (a run for each group), auto."),
@@ -36,6 +39,7 @@ def litemp(
     percent: _Percent = "5,10,20,40",
     score_all: _All = False,
     most_macs: _MostMacs = None,
+    time: _Time = None,
     ranking: _Ranking = "auto",
     rank_samples: _RankSamples = 64,
     json: Json = False,
@@ -51,7 +55,8 @@ def litemp(
     with Bars(quiet=quiet or json) as bars:
         result = verb(
             model, data=data, base=base, high=high, percents=percents, score_all=score_all, most_macs=most_macs,
-            ranking=ranking, rank_samples=rank_samples, output=output, progress=bars, **verb_options(shared),
+            time_limit=time, ranking=ranking, rank_samples=rank_samples, output=output, progress=bars,
+            **verb_options(shared),
         )  # fmt: skip
     if json:
         show_litemp.result_json(result)

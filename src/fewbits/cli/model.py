@@ -35,6 +35,9 @@ def prepare(
     output: OutputFile,
     data: SomeData = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Samples of --data at most.")] = 16,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Take in a quantized model, as the float model behind it.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     **shared: Any,
@@ -46,7 +49,8 @@ def prepare(
 
     with Bars(quiet=quiet or json) as bars:
         result = verb(
-            model, output=output, data=data, samples=samples, progress=bars, **verb_options(shared),
+            model, output=output, data=data, samples=samples, requantize=requantize, progress=bars,
+            **verb_options(shared),
         )  # fmt: skip
     if json:
         show_model.prepare_json(result)

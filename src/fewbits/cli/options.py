@@ -116,6 +116,15 @@ Provider = Annotated[
     str, typer.Option("--provider", metavar="NAME", help="onnxruntime's provider: cpu, cuda ...", rich_help_panel=_RUN)
 ]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="0 lets onnxruntime choose.", rich_help_panel=_RUN)]
+CustomOpLibrary = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--custom-op-library",
+        metavar="FILE",
+        help="Shared library with operators of your own, which onnxruntime loads; repeat.",
+        rich_help_panel=_RUN,
+    ),
+]
 Workers = Annotated[
     int, typer.Option("--workers", min=1, metavar="N", help="Processes of this machine.", rich_help_panel=_RUN)
 ]
@@ -176,11 +185,11 @@ def parse_preprocess(preset: str | None, **steps: Any) -> "Preprocess | None":
     return replace(base, **given)
 
 
-def parse_run_options(provider: str, threads: int) -> "RunOptions":
-    """Return provider and threads as a value."""
+def parse_run_options(provider: str, threads: int, libraries: Sequence[str] | None = None) -> "RunOptions":
+    """Return provider, threads and custom operator libraries as a value."""
     from fewbits.runtime.session import RunOptions
 
-    return RunOptions(provider, threads)
+    return RunOptions(provider, threads, tuple(libraries or ()))
 
 
 def parse_workers(count: int, dask: str | None, ray: str | None) -> "Who | None":

@@ -10,6 +10,7 @@ from fewbits.cli.options import (
     BiasCorrection,
     ChannelOrder,
     Crop,
+    CustomOpLibrary,
     Dask,
     Dims,
     EvalData,
@@ -67,7 +68,11 @@ IMAGES: Group = {
     "channel_order": (ChannelOrder, None),
     "layout": (Layout, None),
 }
-SESSION: Group = {"provider": (Provider, "cpu"), "threads": (Threads, 0)}
+SESSION: Group = {
+    "provider": (Provider, "cpu"),
+    "threads": (Threads, 0),
+    "custom_op_library": (CustomOpLibrary, None),
+}
 RUNNING: Group = {**SESSION, "batch_size": (BatchSize, None)}
 SPREAD: Group = {"workers": (Workers, 1), "dask": (Dask, None), "ray": (Ray, None)}
 
@@ -115,7 +120,9 @@ def verb_options(shared: Mapping[str, Any]) -> dict[str, Any]:
         images = {name: made.pop(name) for name in IMAGES}
         made["preprocess"] = parse_preprocess(images.pop("preset"), **images)
     if "provider" in made:
-        made["run_options"] = parse_run_options(made.pop("provider"), made.pop("threads"))
+        made["run_options"] = parse_run_options(
+            made.pop("provider"), made.pop("threads"), made.pop("custom_op_library")
+        )
     if "dask" in made:
         made["workers"] = parse_workers(made.pop("workers"), made.pop("dask"), made.pop("ray"))
     return made

@@ -18,7 +18,7 @@ def result_table(result: AutoResult) -> None:
     metric = record.metric
     where = ", scored on the calibration data" if metric["is_on_calibration_data"] else ""
     out.print(f"{record.model['source']} for {record.target}", soft_wrap=True)
-    for warning in record.preflight.get("warnings", ()):
+    for warning in () if record.preflight is None else record.preflight.warnings:
         out.print(f"note: {warning}")
     for number, fork in enumerate(record.forks, 1):
         out.print(f"{number}. {fork.step}: {fork.why}", style="bold")

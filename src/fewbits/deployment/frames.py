@@ -11,6 +11,7 @@ from typing import IO
 from fewbits.artifact.samples import Arrays, pack_runs, unpack_runs
 
 _LENGTH = 8
+_PART = 1 << 24
 
 
 def take_stdout() -> IO[bytes]:
@@ -45,6 +46,8 @@ def read_frame(source: IO[bytes]) -> bytes | None:
     head = source.read(_LENGTH)
     if len(head) < _LENGTH:
         return None
-    size = int.from_bytes(head, "big")
-    data = source.read(size)
-    return data if len(data) == size else None
+    left, parts = int.from_bytes(head, "big"), []
+    while left and (part := source.read(min(left, _PART))):  # in parts: a length that is a mistake allocates nothing
+        parts.append(part)
+        left -= len(part)
+    return None if left else b"".join(parts)

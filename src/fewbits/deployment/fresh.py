@@ -36,6 +36,7 @@ def run_fresh(jobs: Sequence[Job], feeds: Sequence[Arrays], *, options: RunOptio
         document = {
             "provider": options.provider,
             "threads": options.threads,
+            "libraries": [str(path) for path in options.libraries()],
             "jobs": [{"model": str(job.model.resolve()), "policy": job.policy.value} for job in jobs],
         }
         write_file(folder / JOB, json.dumps(document).encode())

@@ -79,7 +79,11 @@ class Served:
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # the process is gone: its exit code says why
             write_frame(self._process.stdin, pack_runs({"feeds": [feeds]}))
-        (outputs,) = unpack_runs(self._answer())["outputs"]
+        data = self._answer()
+        try:
+            (outputs,) = unpack_runs(data)["outputs"]
+        except (ValueError, KeyError) as error:
+            raise ModelError(f"{self._what} gave an answer that cannot be read ({error}): run it again.") from error
         return outputs
 
     def _listen(self) -> None:

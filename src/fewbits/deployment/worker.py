@@ -23,10 +23,11 @@ def run_jobs(folder: Path) -> None:
     """
     document = json.loads((folder / JOB).read_text(encoding="utf-8"))
     feeds = unpack_runs((folder / FEEDS).read_bytes())["feeds"]
-    options = RunOptions(provider=document["provider"], threads=document["threads"])
+    options = RunOptions(document["provider"], document["threads"], tuple(document["libraries"]))
     for number, job in enumerate(document["jobs"]):
         runner = open_session(job["model"], policy=SessionPolicy(job["policy"]), options=options)
         outputs = [runner(one) for one in feeds]
+        del runner  # before the next is loaded
         (folder / f"{number}.npz").write_bytes(pack_runs({"outputs": outputs}))
 
 

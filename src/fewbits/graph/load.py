@@ -17,6 +17,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from fewbits.errors import ModelError
+from fewbits.graph.bounds import check_contents, check_functions
+from fewbits.graph.mapped import map_weights
 from fewbits.graph.naming import all_nodes, name_nodes, name_subgraph_values
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ _WEIGHTED = frozenset(
         "LayerNormalization", "GroupNormalization", "LSTM", "GRU", "RNN",
     }
 )  # fmt: skip
+_LONGEST_NAME = 255  # of a file, on all systems
 
 
 def load_model(source: str | Path | bytes | onnx.ModelProto | ir.Model) -> ir.Model:
@@ -137,6 +140,13 @@ def _from_proto(proto: onnx.ModelProto, what: str, folder: Path | None) -> ir.Mo
         ir.external_data.set_base_dir(model.graph, folder)
     for tensor in _external_tensors(model):
         _check_external(tensor, what, folder)
+    try:
+        map_weights(model)
+    except OSError as error:
+        raise ModelError(
+            f"{what} keeps its weights in {str(error.filename)!r}, which cannot be opened: {error.strerror}. Make it "
+            f"readable; where there are too many files, save the weights in one."
+        ) from error
     return model
 
 
@@ -160,6 +170,10 @@ def _check_external(tensor: ir.ExternalTensor, what: str, folder: Path | None) -
             f"memory."
         )
     file = folder / location
+    if "\0" in str(location) or any(len(part) > _LONGEST_NAME for part in location.parts):
+        raise ModelError(
+            f"{what} keeps the weights of {name!r} in {tensor.location!r:.80}, which names no file: export it again."
+        )
     if location.is_absolute() or not file.resolve().is_relative_to(folder.resolve()):
         raise ModelError(
             f"{what} keeps the weights of {name!r} in {str(location)!r}, outside its own folder, which is refused: "
@@ -169,6 +183,11 @@ def _check_external(tensor: ir.ExternalTensor, what: str, folder: Path | None) -
         raise ModelError(
             f"{what} keeps the weights of {name!r} in {str(location)!r}, which is not beside it in {str(folder)!r}: "
             f"copy that file there."
+        )
+    if tensor.dtype == ir.DataType.UNDEFINED or (tensor.offset or 0) < 0 or min(tensor.shape.numpy(), default=0) < 0:
+        raise ModelError(
+            f"{what} says that {name!r} begins at byte {tensor.offset}, of type {tensor.dtype.name} and shape "
+            f"{list(tensor.shape)!s:.60}, which cannot be: download or export it again."
         )
     status = file.stat()
     if status.st_nlink > 1:
@@ -182,6 +201,7 @@ def _check_external(tensor: ir.ExternalTensor, what: str, folder: Path | None) -
 
 
 def _normalize(model: ir.Model, what: str) -> ir.Model:
+    check_functions(model, what)
     try:
         if model.functions:
             model = common.InlinePass()(model).model
@@ -191,6 +211,7 @@ def _normalize(model: ir.Model, what: str) -> ir.Model:
         model.graph.sort()
     except Exception as error:  # recursion among functions, a cycle among nodes
         raise ModelError(f"{what} is not a valid ONNX graph: {_first_line(error)}. Export it again.") from error
+    check_contents(model, what)
     name_nodes(model)
     name_subgraph_values(model)
     _check_defined(model, what)

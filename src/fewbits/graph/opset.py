@@ -4,6 +4,7 @@ import importlib.util
 import logging
 from collections.abc import Callable
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import version_converter
@@ -11,8 +12,9 @@ from onnx import version_converter
 from fewbits.errors import ModelError
 from fewbits.graph.bridge import rewrite, without_weights
 from fewbits.graph.naming import all_nodes, name_nodes
-from fewbits.graph.passes.base import PassResult, Skipped, constant, is_onnx
+from fewbits.graph.passes.base import PassResult, Skipped, constant, is_onnx, set_constant
 from fewbits.graph.save import EXTERNAL_BYTES, to_bytes, weights_bytes
+from fewbits.graph.shapes import infer_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -64,17 +66,35 @@ def _convert_onnx(model: ir.Model, target: int) -> ir.Model:
     if version < 21 <= target and any(is_onnx(node, "GroupNormalization") for node in all_nodes(model)):
         # its scale has one value per group before 21, one per channel from 21 on; this converter leaves it as it is
         raise ModelError("it does not rewrite GroupNormalization-18")
+    if version < 9 <= target and any(is_onnx(node, "Scan") for node in all_nodes(model)):
+        raise ModelError("it does not rewrite Scan-8")  # which has a batch axis that later ones lack
 
     def convert(proto: onnx.ModelProto) -> onnx.ModelProto:
         proto.ir_version = max(proto.ir_version, QDQ_IR_VERSION)  # below 4 the converter wants weights as inputs
         return version_converter.convert_version(proto, target)
 
     result = rewrite(model, convert)
+    if version < 7 <= target and any(is_onnx(node, "PRelu") for node in all_nodes(result)):
+        infer_shapes(result)
+        _restore_slopes(result)
     if version < 11 <= target:
         for node in all_nodes(result):
             if is_onnx(node, "Resize"):
                 _restore_sampling(node)
     return result
+
+
+def _restore_slopes(model: ir.Model) -> None:
+    """Let the slopes of PRelu stand along the channels, as they did before opset 7, and not along the last axis."""
+    for node in all_nodes(model):
+        if not is_onnx(node, "PRelu"):
+            continue
+        data, slope = node.inputs[0], constant(node.inputs[1])
+        if slope is None or data is None or data.shape is None:
+            raise ModelError(f"the slopes of PRelu {node.name!r} or the rank of its input are not known")
+        if slope.ndim == 1 and slope.size > 1 and data.shape.rank() > 2:
+            array = slope.astype(np.float32).reshape(-1, *([1] * (data.shape.rank() - 2)))
+            set_constant(model, node, 1, array, wanted=f"{node.name}_slope")
 
 
 def _restore_sampling(node: ir.Node) -> None:

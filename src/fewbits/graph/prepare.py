@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from fewbits.graph import foreign_types
+from fewbits.graph.foreign_types import TypesOf
 from fewbits.graph.load import check_finite
 from fewbits.graph.naming import name_nodes
 from fewbits.graph.opset import raise_opset
@@ -24,6 +26,7 @@ from fewbits.graph.passes import (
     identities,
     lower_batchnorm,
     simplify,
+    to_float32,
 )
 from fewbits.graph.passes.base import Pass, PassResult, Skipped
 from fewbits.graph.shapes import infer_shapes
@@ -70,7 +73,13 @@ class Prepared:
         return tuple(skipped for report in self.changes for skipped in report.declined)
 
 
-def prepare(model: ir.Model, *, simplify: bool = True, check: Callable[[bytes], None] | None = None) -> Prepared:
+def prepare(
+    model: ir.Model,
+    *,
+    simplify: bool = True,
+    check: Callable[[bytes], None] | None = None,
+    types_of: TypesOf | None = None,
+) -> Prepared:
     """Return an equivalent model that is ready to be quantized; `model` is left as it is.
 
     Args:
@@ -78,19 +87,24 @@ def prepare(model: ir.Model, *, simplify: bool = True, check: Callable[[bytes], 
         simplify: let onnxslim rewrite the graph; the other passes always run.
         check: called with the bytes of a converted or simplified model, raises if it does not run; pass a loader of
             the runtime.
+        types_of: told the bytes of a model, returns type and shape of its outputs; asked about operators that onnx
+            does not know.
 
     Raises:
         ModelError: a weight is not finite, or the shapes of the graph contradict each other.
     """
     work = model.clone()
-    reports = [PassReport("types", (), _unusual_types(work))]
     first = constants.run(work)
     check_finite(work)
+    reports = [_take_in_float32(work)]
+    reports.append(PassReport("types", (), _unusual_types(work)))
     work, raised = raise_opset(work, check=check)
     reports.append(PassReport("opset", raised.changed, raised.declined))
     infer_shapes(work)
+    reports.append(_asked(work, types_of))
     passes = [_bound(row, check) for row in PASSES if simplify or row.name != "simplify"]
     reports += _run_until_stable(work, passes, first)
+    foreign_types.learn(work, types_of)  # what simplification forgot
     name_nodes(work)
     return Prepared(work, tuple(report for report in reports if report.changed or report.declined))
 
@@ -116,6 +130,20 @@ def _run_until_stable(model: ir.Model, passes: list[Pass], first: PassResult) ->
         if stable:
             break
     return [PassReport(row.name, tuple(changed[row.name]), declined[row.name]) for row in passes]
+
+
+def _take_in_float32(model: ir.Model) -> PassReport:
+    """Before anything else: converters and the runtime know float32 best, and bfloat16 least."""
+    result = PassResult()
+    if to_float32.is_wanted(model):
+        infer_shapes(model)
+        result = to_float32.run(model)
+    return PassReport(to_float32.NAME, result.changed, result.declined)
+
+
+def _asked(model: ir.Model, types_of: TypesOf | None) -> PassReport:
+    result = foreign_types.learn(model, types_of)
+    return PassReport(foreign_types.NAME, result.changed, result.declined)
 
 
 def _unusual_types(model: ir.Model) -> tuple[Skipped, ...]:

@@ -9,9 +9,12 @@ from pathlib import Path
 import onnx_ir as ir
 
 from fewbits.errors import ModelError, OutputError
+from fewbits.graph.mapped import shared_folder
 
 PROTOBUF_LIMIT_BYTES = 2**31 - 1
 EXTERNAL_BYTES = 1_500_000_000  # leaves room below protobuf's limit for what quantization adds
+SMALL_BYTES = 1024  # shapes, axes and scales: runtimes want their values before they read files
+_HELD_SHARE = 0.05
 
 
 def weights_bytes(model: ir.Model) -> int:
@@ -22,6 +25,31 @@ def weights_bytes(model: ir.Model) -> int:
         for value in graph.initializers.values()
         if value.const_value is not None
     )
+
+
+def float_bytes(model: ir.Model) -> int:
+    """Return what all initializers take in float32 or wider: whether a model is large is no matter of precision."""
+    return sum(
+        max(4 * value.const_value.size, value.const_value.nbytes)
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if value.const_value is not None
+    )
+
+
+def to_referring_bytes(model: ir.Model) -> tuple[bytes, Path] | None:
+    """Return a model as a message that names its weights where they lie, and the folder that the names start from.
+
+    None where its weights do not lie in one folder, changed since they were read, or where what else it holds takes
+    more than a few percent of `EXTERNAL_BYTES`: save_model then writes it all to a file, a tensor at a time.
+    """
+    folder = shared_folder(model)
+    light = _in_memory(model, most=SMALL_BYTES)
+    tensors = [v.const_value for graph in light.graphs() for v in graph.initializers.values() if v.const_value]
+    held = sum(tensor.nbytes for tensor in tensors if not isinstance(tensor, ir.ExternalTensor))
+    if folder is None or held > EXTERNAL_BYTES * _HELD_SHARE:
+        return None
+    return ir.to_proto(light).SerializeToString(), folder
 
 
 def to_bytes(model: ir.Model) -> bytes:
@@ -42,13 +70,14 @@ def to_bytes(model: ir.Model) -> bytes:
     )
 
 
-def save_model(model: ir.Model, path: str | Path, *, external_bytes: int = EXTERNAL_BYTES) -> None:
+def save_model(model: ir.Model, path: str | Path, *, external_bytes: int | None = None) -> None:
     """Write `model` to `path`; a crash leaves the old file or the new one, never half of one.
 
     Args:
         model: left as it is.
         path: missing folders are made.
-        external_bytes: with more weights than this they go to `<name>.data` beside the file.
+        external_bytes: with more weights than this they go to `<name>.data` beside the file; None takes
+            `EXTERNAL_BYTES`, and counts as if they were float32: what is derived from a large model is large.
 
     Raises:
         OutputError: the folder cannot be written, or the disk is full.
@@ -62,7 +91,7 @@ def save_model(model: ir.Model, path: str | Path, *, external_bytes: int = EXTER
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)
-        if weights_bytes(model) <= external_bytes:
+        if _is_within(model, external_bytes):
             (Path(scratch) / target.name).write_bytes(to_bytes(model))
         else:
             ir.save(model, Path(scratch) / target.name, format="protobuf", external_data=f"{target.name}.data")
@@ -80,20 +109,29 @@ def save_model(model: ir.Model, path: str | Path, *, external_bytes: int = EXTER
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _is_within(model: ir.Model, external_bytes: int | None) -> bool:
+    if external_bytes is not None:
+        return weights_bytes(model) <= external_bytes
+    return float_bytes(model) <= EXTERNAL_BYTES
+
+
 def _flush(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
-def _in_memory(model: ir.Model) -> ir.Model:
-    """Return `model`, or a copy that holds what lies in files."""
-    values = [value for graph in model.graphs() for value in graph.initializers.values()]
-    if not any(isinstance(value.const_value, ir.ExternalTensor) for value in values):
+def _in_memory(model: ir.Model, most: int | None = None) -> ir.Model:
+    """Return `model`, or a copy that holds what lies in files: all of it, or tensors of at most `most` bytes."""
+
+    def is_wanted(tensor: ir.TensorProtocol | None) -> bool:
+        return isinstance(tensor, ir.ExternalTensor) and (most is None or tensor.nbytes <= most)
+
+    if not any(is_wanted(value.const_value) for graph in model.graphs() for value in graph.initializers.values()):
         return model
     copy = model.clone()
     for graph in copy.graphs():
         for value in graph.initializers.values():
             tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor):
+            if tensor is not None and is_wanted(tensor):
                 value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
     return copy

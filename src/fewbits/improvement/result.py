@@ -7,6 +7,9 @@ import onnx_ir as ir
 
 from fewbits.spec.encodings import Encoding
 
+OUT_OF_TIME = "the time was up"
+"""Why something was left as it was that nothing was begun with."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Improved:

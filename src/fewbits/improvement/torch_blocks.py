@@ -60,6 +60,8 @@ def improve_blocks(
     """Walk through the whole graph and learn one block after the other."""
     walk, found = layers.walk, {}
     for first, end in find_blocks(walk.steps, set(layers.layers), walk.floating.input_names):
+        if layers.is_late():
+            break
         steps = walk.steps[first:end]
         nodes = [step.name for step in steps if step.name in layers.layers]
         known = {node: one for node in nodes if (one := store.known(node)) is not None}

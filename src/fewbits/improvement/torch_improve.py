@@ -8,7 +8,7 @@ from fewbits.errors import SpecError
 from fewbits.improvement.closed_form import LayerMethod, correct_bias, gptq, search_scale
 from fewbits.improvement.layer_case import Rounded
 from fewbits.improvement.methods import Effort
-from fewbits.improvement.result import Improved
+from fewbits.improvement.result import OUT_OF_TIME, Improved
 from fewbits.improvement.rounded_store import RoundedStore
 from fewbits.improvement.torch_cache import open_cache
 from fewbits.improvement.torch_layers import LayerWalk, improve_layers
@@ -28,6 +28,7 @@ def round_model(
     effort: Effort,
     *,
     store: RoundedStore | None = None,
+    is_late: Callable[[], bool] = bool,
     progress: Progress | None = None,
 ) -> Improved:
     """Return the current model with weights improved by one method, and the grids that they are pinned to.
@@ -38,6 +39,7 @@ def round_model(
         feeds: calibration data, one entry per batch; read once.
         effort: how much of what to spend.
         store: keeps finished layers, so that a run that was stopped goes on there.
+        is_late: whether the time is up; layers that were not begun by then are left, and declined.
         progress: told of every layer.
 
     Raises:
@@ -50,7 +52,7 @@ def round_model(
         walk = Walk(start, feeds, cache, effort.device)
         if not effort.with_activations:
             _switch_activations_off(walk)
-        layers = LayerWalk(walk, effort.seed)
+        layers = LayerWalk(walk, effort.seed, is_late)
         method = _method(name, effort, store or RoundedStore())
         if name == "adaround" and effort.granularity == "block":
             from fewbits.improvement.torch_blocks import improve_blocks
@@ -79,13 +81,14 @@ def _method(name: str, effort: Effort, store: RoundedStore) -> Callable[[LayerWa
 
 def _improved(walk: Walk, layers: LayerWalk, found: dict[str, Rounded]) -> Improved:
     pinned, errors = {}, {}
+    unreached = {node: OUT_OF_TIME for node in layers.layers if node not in found and node not in layers.declined}
     for node, rounded in found.items():
         key = walk.weight_key(node)
         assert key is not None
         pinned[walk.start.plan.grids[key].tensor] = walk.encodings[key]
         errors[node] = (rounded.before, rounded.after)
     return Improved(
-        folded(walk.start.current, walk.quantized.graph), pinned, tuple(found), dict(layers.declined), errors
+        folded(walk.start.current, walk.quantized.graph), pinned, tuple(found), layers.declined | unreached, errors
     )
 
 

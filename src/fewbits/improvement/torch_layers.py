@@ -32,13 +32,15 @@ class LayerWalk:
 
     Attributes:
         walk: the two streams.
+        seed: of the positions that are drawn.
+        is_late: whether the time is up; the walk ends there.
         layers: node -> layer, of those that can be improved.
         declined: node -> why it is left as it is.
-        seed: of the positions that are drawn.
     """
 
     walk: Walk
     seed: int = 0
+    is_late: Callable[[], bool] = bool
     layers: dict[str, Layer] = field(default_factory=dict)
     declined: dict[str, str] = field(default_factory=dict)
 
@@ -194,9 +196,14 @@ Method = Callable[[LayerWalk, Step], Rounded]
 
 
 def improve_layers(layers: LayerWalk, method: Method, *, progress: Progress | None = None) -> dict[str, Rounded]:
-    """Walk through the whole graph and improve each layer by `method`, which puts its result in place."""
+    """Walk through the whole graph and improve each layer by `method`, which puts its result in place.
+
+    Layers that were not reached when the time is up are in neither the result nor `declined`.
+    """
     walk, found = layers.walk, {}
     for step in walk.steps:
+        if layers.is_late():
+            break
         walk.forward(FLOAT, [step], drops=layers.drops(step))
         if step.name in layers.layers:
             one = layers.improve(step, method)

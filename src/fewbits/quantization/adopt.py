@@ -164,7 +164,7 @@ class _Adopter:
             self.overflowing.append(str(value.name))
             return
         key = str(value.name)
-        while key in self.grids:
+        while key in self.grids or (key in self.values and key != str(value.name)):
             key += "'"
         self.grids[key] = Grid(str(value.name), encoding.spec, Role.BIAS, scaled_by=scaled_by, node=name)
         self.encodings[key], self.inputs[edge] = encoding, key

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +12,13 @@ from fewbits.graph.topology import constant
 from fewbits.numerics.affine import SMALLEST_SCALE, bias_encoding, fake_quantize
 from fewbits.quantization.layers import Layer, find_layers
 from fewbits.quantization.observe import Statistics
-from fewbits.spec.dtypes import PerChannel
+from fewbits.spec.dtypes import PerChannel, QuantSpec
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Grid, Plan, Role
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+Shifts = dict[tuple[str, str, QuantSpec, bytes], npt.NDArray[np.floating[Any]]]
 _INT32_MAX = 2**31 - 1
 _MARGIN = 1.001  # float32 rounding of the product of scales must not tip a code over
 _ROUNDS = 4  # a wider scale rounds the weights anew, which moves the corrected biases a little
@@ -38,6 +40,7 @@ class BiasFitter:
         encodings: of all other grids; widened and extended in place.
         fixed: keys of the weight grids that may not change.
         is_correcting: shift biases so that rounded weights leave the mean of every output channel where it was.
+        shifts: (layer, weight, spec, scale and zero point as bytes) -> mean error of its outputs; read and filled.
         widened: weight grid key -> channels whose scale was widened.
         values: bias grid key -> float values to store there.
         notes: sentences for the user.
@@ -49,6 +52,7 @@ class BiasFitter:
     encodings: dict[str, Encoding]
     fixed: Collection[str]
     is_correcting: bool
+    shifts: Shifts = field(default_factory=dict)
     widened: dict[str, int] = field(default_factory=dict)
     values: dict[str, F32] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -86,9 +90,13 @@ class BiasFitter:
             return values
         if layer.op == "ConvTranspose" or values.ndim != 1 or w_key in self.fixed:
             return values
-        weight = constant_values(self.graph, self.plan.grids[w_key].tensor)
-        delta = layer.weight_rows(fake_quantize(weight, self.encodings[w_key]) - weight)
-        shift = np.einsum("gctk,gk->gct", delta, moment.mean()).sum(-1).ravel()
+        name, encoding = self.plan.grids[w_key].tensor, self.encodings[w_key]
+        case = (layer.node, name, encoding.spec, encoding.scale.tobytes() + encoding.zero_point.tobytes())
+        if case not in self.shifts:
+            weight = constant_values(self.graph, name)
+            delta = layer.weight_rows(fake_quantize(weight, encoding) - weight)
+            self.shifts[case] = np.einsum("gctk,gk->gct", delta, moment.mean()).sum(-1).ravel()
+        shift = self.shifts[case]
         return (values - shift).astype(np.float32) if shift.shape == values.shape else values
 
     def _widen(self, grid: Grid, values: F32) -> bool:

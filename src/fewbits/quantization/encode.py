@@ -15,7 +15,7 @@ from fewbits.numerics.histogram import Histogram
 from fewbits.numerics.ranges import Estimator, MinMax, Mse
 from fewbits.numerics.weight_search import search_weight_scales
 from fewbits.numerics.weights import WeightMethod, weight_encoding
-from fewbits.quantization.biases import BiasFitter, constant_values
+from fewbits.quantization.biases import BiasFitter, Shifts, constant_values
 from fewbits.quantization.layers import Layer, find_layers
 from fewbits.quantization.observe import Statistics, without_infinities
 from fewbits.spec.dtypes import PerChannel, QuantSpec
@@ -55,10 +55,12 @@ class Memo:
     Attributes:
         weights: (tensor, spec, method, whether a bias takes up the mean error, layer) -> encoding, before any widening.
         ranges: (tensor, spec, estimator) -> (low, high).
+        shifts: mean errors that rounded weights cause, see `BiasFitter`.
     """
 
     weights: dict[tuple[str, QuantSpec, str, bool, str], Encoding] = field(default_factory=dict)
     ranges: dict[tuple[str, QuantSpec, Estimator], tuple[float, float]] = field(default_factory=dict)
+    shifts: Shifts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def encode(
             if grid.role is Role.WEIGHT:
                 work.weight(key, grid, readers.get(key))
     fixed = [key for key, grid in plan.grids.items() if work.pin(key, grid) is not None]
-    biases = BiasFitter(graph, plan, statistics, work.encodings, fixed, ranges.correct_biases)
+    biases = BiasFitter(graph, plan, statistics, work.encodings, fixed, ranges.correct_biases, work.memo.shifts)
     biases.run()
     return Encoded(work.encodings, biases.widened, biases.values, (*work.notes, *biases.notes))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -70,7 +71,15 @@ class HalfPrecision:
 
     def _cast_constant(self, value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
         limit = np.float32(FLOAT16_MAX)
-        stored = ir.Tensor(np.clip(tensor.numpy(), -limit, limit).astype(np.float16))
+
+        def halved() -> ir.Tensor[Any]:
+            return ir.Tensor(np.clip(tensor.numpy(), -limit, limit).astype(np.float16))
+
+        stored: ir.Tensor[Any] | ir.LazyTensor = (  # what lies in a file is made when it is written
+            ir.LazyTensor(halved, dtype=ir.DataType.FLOAT16, shape=ir.Shape(tensor.shape))
+            if isinstance(tensor, ir.ExternalTensor)
+            else halved()
+        )
         stored.name = self.unique(f"{value.name}_fp16")
         half = ir.Value(
             name=stored.name, shape=ir.Shape(stored.shape), type=ir.TensorType(ir.DataType.FLOAT16), const_value=stored

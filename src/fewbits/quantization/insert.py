@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from fewbits.errors import SpecError
+from fewbits.graph.naming import all_nodes, value_names
 from fewbits.graph.opset import QDQ_OPSET
 from fewbits.graph.topology import constant, is_float32
 from fewbits.numerics.affine import quantize
@@ -61,7 +62,8 @@ class _Inserter:
         nodes = list(graph)
         for value in (*graph.inputs, *graph.initializers.values(), *(v for n in nodes for v in n.outputs)):
             self.values[str(value.name)] = value
-        self.taken = set(self.values)
+        # a node's name, too: ONNX Runtime wants all of them to differ; and those inside control flow
+        self.taken = value_names(self.model) | {str(node.name) for node in all_nodes(self.model)}
         readers = {v: [(u.node, u.idx) for u in v.uses()] for v in self.values.values()}
         for value in (self.values[name] for name in self.plan.outputs):
             if readers[value] or value.is_graph_output():
@@ -189,9 +191,15 @@ class _Inserter:
         grid, encoding = self.plan.grids[key], self.encoded.encodings[key]
         tensor = constant(self.values[grid.tensor])
         assert tensor is not None
-        codes = quantize(self.encoded.biases.get(key, tensor.numpy()), encoding)
         dtype = _ONNX_TYPES[grid.spec.dtype]
-        stored = self._initializer(f"{key}_q", ir.Tensor(codes, dtype=dtype))
+        codes: ir.Tensor[Any] | ir.LazyTensor
+        if isinstance(tensor, ir.ExternalTensor) and key not in self.encoded.biases:  # in a file: when it is written
+            codes = ir.LazyTensor(
+                lambda: ir.Tensor(quantize(tensor.numpy(), encoding), dtype=dtype), dtype=dtype, shape=tensor.shape
+            )
+        else:
+            codes = ir.Tensor(quantize(self.encoded.biases.get(key, tensor.numpy()), encoding), dtype=dtype)
+        stored = self._initializer(f"{key}_q", codes)
         scale, zero = self._parameters(key)
         match encoding.spec.granularity:
             case PerChannel(axis):
@@ -201,7 +209,7 @@ class _Inserter:
             case _:
                 attributes = {}
         result = self._node("DequantizeLinear", [stored, scale, zero], f"{key}_dq", attributes)
-        result.dtype, result.shape = ir.DataType.FLOAT, ir.Shape(codes.shape)
+        result.dtype, result.shape = ir.DataType.FLOAT, stored.shape
         return result
 
     def _parameters(self, key: str) -> tuple[ir.Value, ir.Value]:
@@ -212,7 +220,7 @@ class _Inserter:
             self._initializer(f"{key}_zero_point", ir.Tensor(zero, dtype=_ONNX_TYPES[dtype])),
         )
 
-    def _initializer(self, name: str, tensor: ir.Tensor[Any]) -> ir.Value:
+    def _initializer(self, name: str, tensor: ir.Tensor[Any] | ir.LazyTensor) -> ir.Value:
         value = ir.Value(
             name=self._unique(name), shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import onnx_ir as ir
 
 from fewbits.errors import SpecError
+from fewbits.graph.naming import value_names
 from fewbits.graph.topology import channel_axis, constant, data_positions, is_float32, op_rule
 from fewbits.quantization.profile import Profile, assign
 from fewbits.spec.dtypes import DType, PerChannel, PerTensor, QuantSpec
@@ -31,7 +32,7 @@ def resolve(
         SpecError: the profile names unknown nodes, or a precision that the target does not have.
     """
     nodes, fused = assign(model.graph, profile, target, half_refused or {})
-    builder = _Builder(target, nodes, fused)
+    builder = _Builder(target, nodes, fused, frozenset(value_names(model)))
     for node in model.graph:
         builder.add_outputs(node)
     for node in model.graph:
@@ -79,6 +80,7 @@ class _Builder:
     target: Target
     nodes: Mapping[str, NodePlan]
     fused: Mapping[ir.Node, ir.Node]
+    names: frozenset[str]
     grids: dict[str, Grid] = field(default_factory=dict)
     inputs: dict[tuple[str, int], str] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
@@ -130,6 +132,8 @@ class _Builder:
             key = name  # of one container there is one grid: 4 and 8 bits both travel as uint8
         else:
             key = f"{name}@{spec.dtype.value}"
+            while key in self.names or (key in self.grids and self.grids[key].tensor != name):
+                key += "'"
             converts = name if name in self.outputs and role is Role.ACTIVATION else None
             room = self._headroom(spec)
             grid = Grid(name, spec, role, converts=converts, fixed_range=first.fixed_range, headroom=room)
@@ -192,11 +196,7 @@ class _Builder:
             dtype = DType.INT8
         spec = QuantSpec(dtype, bits, is_symmetric=True, granularity=PerTensor() if axis is None else PerChannel(axis))
         grid = Grid(name, spec, Role.WEIGHT, headroom=self._headroom(spec))
-        key = name
-        while key in self.grids and self.grids[key] != grid:
-            key += "'"  # a tied weight that two readers need on different grids
-        self.grids[key] = grid
-        self.inputs[str(node.name), position] = key
+        self._add_stored(node, position, grid)
 
     def _add_bias(self, node: ir.Node, position: int, rule: OpRule) -> None:
         value, name = node.inputs[position], str(node.name)
@@ -209,11 +209,15 @@ class _Builder:
         axis = 0 if math.prod(tensor.shape.numpy()[:-1]) == 1 else len(tensor.shape) - 1
         spec = QuantSpec(DType.INT32, 32, is_symmetric=True, granularity=PerChannel(axis) if fine else PerTensor())
         grid = Grid(str(value.name), spec, Role.BIAS, scaled_by=parents, node=name)
-        key = str(value.name)
-        while key in self.grids and self.grids[key] != grid:
+        self._add_stored(node, position, grid)
+
+    def _add_stored(self, node: ir.Node, position: int, grid: Grid) -> None:
+        """Add the grid of a constant under a key of its own: readers of a tied one may need different grids."""
+        key = grid.tensor
+        while self.grids.get(key, grid) != grid or (key in self.names and key != grid.tensor):
             key += "'"
         self.grids[key] = grid
-        self.inputs[name, position] = key
+        self.inputs[str(node.name), position] = key
 
     def share_concats(self, graph: ir.Graph) -> None:
         """Give the inputs of each Concat the grid of its output, where nothing else reads them."""

@@ -17,6 +17,7 @@ from fewbits.graph.topology import constant
 from fewbits.numerics.affine import dequantize
 from fewbits.quantization.strip_clamps import restore_clamps
 from fewbits.quantization.strip_half import widen_halves
+from fewbits.quantization.strip_narrow import join_clipped
 from fewbits.spec.dtypes import DType, Granularity, PerBlock, PerChannel, PerTensor, QuantSpec
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.given import Edge, GivenGrids
@@ -62,7 +63,7 @@ def strip_qdq(model: ir.Model, source: str) -> Stripped:
             f"{source} holds no QuantizeLinear or DequantizeLinear: it is a float model, which the other commands "
             f"take as it is."
         )
-    work = _Stripper(copy, source)
+    work = _Stripper(copy, source, join_clipped(copy))
     work.run()
     dead_code.run(copy)
     alive = {*copy.graph.initializers.values(), *copy.graph.inputs, *(v for node in copy.graph for v in node.outputs)}
@@ -92,6 +93,7 @@ class _Found:
 class _Stripper:
     model: ir.Model
     source: str
+    narrow: dict[ir.Node, int]
     found: list[_Found] = field(default_factory=list)
     taken: set[str] = field(default_factory=set)
 
@@ -187,7 +189,9 @@ class _Stripper:
             scales, zeros = scales.reshape(()), zeros.reshape(())
         dtype = self._dtype(node, tensor)
         uses_lowest = not dtype.is_signed or np.any(zeros) or _lowest(node, tensor, dtype)
-        return Encoding(QuantSpec(dtype, dtype.bits, not uses_lowest, granularity), scales, zeros)
+        return Encoding(
+            QuantSpec(dtype, self.narrow.get(node, dtype.bits), not uses_lowest, granularity), scales, zeros
+        )
 
     def _dtype(self, node: ir.Node, tensor: ir.TensorProtocol | None) -> DType:
         zero = node.inputs[2] if len(node.inputs) > 2 else None

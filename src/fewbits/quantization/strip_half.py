@@ -1,5 +1,7 @@
 """float16 regions between Casts become float32 nodes: the inverse of `half`."""
 
+import re
+
 import numpy as np
 import onnx_ir as ir
 
@@ -85,7 +87,8 @@ def _drop(graph: ir.Graph, cast: ir.Node) -> None:
         return
     for use in list(result.uses()):
         use.node.replace_input_with(use.idx, source)
-    if is_output or (result.dtype is ir.DataType.FLOAT and str(source.name) == f"{result.name}{_STORED}"):
+    was_renamed = re.fullmatch(rf"{re.escape(str(result.name))}{_STORED}(_\d+)?", str(source.name))  # _2: it was taken
+    if is_output or (result.dtype is ir.DataType.FLOAT and was_renamed):
         name = str(result.name)
         for i, out in enumerate(graph.outputs):
             if out is result:

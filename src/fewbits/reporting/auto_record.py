@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewbits.reporting.baseline_record import ContestRecord
+from fewbits.reporting.preflight_record import Preflight
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class AutoRecord(ContestRecord):
         summary: verdict, recommendation, and what they rest on or leave open: three sentences.
         checks: name of a check of what is handed over (verify, lint, compile ...) -> its result in words, which begin
             with "failed" where it failed and with "not done" where it was not run.
-        preflight: what was found out before anything was quantized; empty where nothing was.
+        preflight: what was found out before anything was quantized; None where nothing was.
         command: that makes this run again.
         wall_s: of the whole run, what an earlier, stopped one took not counted.
         peak_mb: largest resident memory of the process.
@@ -93,7 +94,7 @@ class AutoRecord(ContestRecord):
     is_met: bool
     summary: tuple[str, ...]
     checks: Mapping[str, str]
-    preflight: Mapping[str, Any]
+    preflight: Preflight | None
     command: str
     wall_s: float
     peak_mb: float

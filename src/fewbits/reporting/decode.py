@@ -1,10 +1,13 @@
 """From JSON back to the frozen dataclasses of the records: the type hints are the schema."""
 
 import math
+import reprlib
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+_LARGEST = (1 << 63) - 1  # of whole numbers: what is longer no reader of numbers takes
 
 
 def decode(kind: Any, value: Any, where: str = "") -> Any:
@@ -53,7 +56,9 @@ def _has_default(item: Field[Any]) -> bool:
 
 def _items(arguments: tuple[Any, ...], value: list[Any], where: str) -> list[Any]:
     if len(arguments) == 1 or arguments[1] is Ellipsis:
-        if arguments[0] in (float, int) and all(type(item) is arguments[0] for item in value):
+        if value and arguments[0] in (float, int) and all(type(item) is arguments[0] for item in value):
+            if arguments[0] is int:
+                _checked(max(value, key=abs), _is_whole(max(value, key=abs)), "of type int", where)
             return value  # channel ranges and counts: thousands of numbers
         kinds = [arguments[0]] * len(value)
     else:
@@ -66,13 +71,18 @@ def _scalar(kind: Any, value: Any, where: str) -> Any:
     if kind is float:
         if value is None:
             return math.nan
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_number = isinstance(value, float) or _is_whole(value)
         return float(_checked(value, is_number, "a number", where))
-    is_right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    is_right = _is_whole(value) if kind is int else isinstance(value, kind)
     return _checked(value, is_right, f"of type {kind.__name__}", where)
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and -_LARGEST <= value <= _LARGEST
 
 
 def _checked(value: Any, is_right: bool, wanted: str, where: str) -> Any:
     if not is_right:
-        raise ValueError(f"{where.lstrip('.') or 'the document'} is {str(value)[:40]!r} and must be {wanted}")
+        said = reprlib.repr(value) if isinstance(value, int) else repr(str(value)[:40])
+        raise ValueError(f"{where.lstrip('.') or 'the document'} is {said} and must be {wanted}")
     return value

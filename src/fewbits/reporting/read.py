@@ -1,6 +1,5 @@
 """Read the record of any verb."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ from fewbits.reporting.analysis_record import AnalysisRecord
 from fewbits.reporting.auto_record import AutoRecord
 from fewbits.reporting.baseline_record import BaselineRecord
 from fewbits.reporting.decode import decode
+from fewbits.reporting.facts import check_folders, checked_facts
 from fewbits.reporting.litemp_record import LitempRecord
-from fewbits.reporting.record import SCHEMA, RunRecord
+from fewbits.reporting.record import SCHEMA, RunRecord, read_json
 
 Record = RunRecord | BaselineRecord | AnalysisRecord | LitempRecord | AmpRecord | AutoRecord
 
@@ -55,29 +55,18 @@ def _decoded(path: Path, document: dict[str, Any], layout: type[Record]) -> Any:
     if document["schema"] > SCHEMA:
         raise SpecError(f"The record {str(path)!r} was written by a newer fewbits: upgrade this one ({__version__}).")
     try:
-        return decode(layout, document)
+        found = decode(layout, checked_facts(layout, document))
+        check_folders(found)
     except ValueError as error:
         raise SpecError(
             f"The record {str(path)!r} cannot be read: {error}. Run `fewbits {document['verb']}` again."
         ) from error
+    return found
 
 
 def _document(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, with a verb and the number of a schema."""
-    try:
-        document: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpecError(
-            f"There is no {path.name} in {str(path.parent)!r}: give the output folder of an earlier run."
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or "it is no JSON text"
-        raise SpecError(
-            f"The record {str(path)!r} cannot be read: {reason}. Run the command that wrote it again."
-        ) from error
-    is_record = (
-        isinstance(document, dict) and isinstance(document.get("verb"), str) and type(document.get("schema")) is int
-    )
-    if not is_record:
+    document = read_json(path)
+    if not isinstance(document.get("verb"), str) or type(document.get("schema")) is not int:
         raise SpecError(f"{str(path)!r} is no record of fewbits: it names no verb and no schema.")
-    return dict(document)
+    return document

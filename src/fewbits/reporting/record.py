@@ -6,13 +6,15 @@ import math
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fewbits import __version__
 from fewbits.artifact.folder import write_file
 from fewbits.errors import SpecError
+from fewbits.reporting.decode import decode
+from fewbits.reporting.facts import checked_facts
 
 SCHEMA = 1
 _PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxslim", "onnxruntime-qnn", "ml-dtypes")
@@ -112,26 +114,45 @@ def read_record(path: Path) -> RunRecord:
     Raises:
         SpecError: the file is missing, is no record, or was written by a newer fewbits.
     """
+    document = read_json(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
         if document.get("verb") == "baseline":
-            precisions = [row["precision"] for row in document["rows"]]
+            precisions = [str(row["precision"]) for row in document["rows"]]
             raise SpecError(
                 f"{str(path.parent)!r} is a baseline: name one of its folders, such as "
                 f"{str(path.parent / precisions[0])!r} (it has {', '.join(precisions)})."
             )
-        newer = int(document.get("schema", 0)) > SCHEMA
-        known = {f.name for f in fields(RunRecord)}
-        if not newer:
-            lists = {name: tuple(document[name]) for name in ("notes", "pinned", "trials")}
-            return RunRecord(**{k: v for k, v in document.items() if k in known} | lists)
+        if int(document.get("schema", 0)) <= SCHEMA:
+            found: RunRecord = decode(RunRecord, checked_facts(RunRecord, document))
+            return found
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise SpecError(f"The record {str(path)!r} cannot be read: {type(error).__name__} {error}.") from error
+    raise SpecError(f"The record {str(path)!r} was written by a newer fewbits: upgrade this one ({__version__}).")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in the record of a run.
+
+    Raises:
+        SpecError: the file is missing, or holds no JSON object.
+    """
+    try:
+        document: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpecError(
             f"There is no {path.name} in {str(path.parent)!r}: give the output folder of an earlier run."
         ) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise SpecError(f"The record {str(path)!r} cannot be read: {type(error).__name__} {error}.") from error
-    raise SpecError(f"The record {str(path)!r} was written by a newer fewbits: upgrade this one ({__version__}).")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "it is no JSON text"
+        raise SpecError(
+            f"The record {str(path)!r} cannot be read: {reason}. Run the command that wrote it again."
+        ) from error
+    if not isinstance(document, dict):
+        raise SpecError(
+            f"The record {str(path)!r} cannot be read: it names no verb and no schema. Run the command that wrote it "
+            f"again."
+        )
+    return document
 
 
 def write_json(path: Path, document: Any) -> None:

@@ -117,11 +117,7 @@ def _open(model: str | Path, options: RunOptions, folder: Path | None) -> ort.In
     """Open a session as `open_session` does; with a folder, one that leaves its graph and its profile there."""
     refused: Exception | None = None
     for policy in (SessionPolicy.DEFAULT, SessionPolicy.EXACT):  # some weights cannot be converted under the first
-        settings = ort.SessionOptions()
-        settings.intra_op_num_threads = options.threads
-        settings.log_severity_level = 4
-        for key, value in policy.options.items():
-            settings.add_session_config_entry(key, value)
+        settings = options.settings(policy.options)
         if folder is not None:
             settings.enable_profiling, settings.profile_file_prefix = True, str(folder / "profile")
             settings.optimized_model_filepath = str(folder / "optimized.onnx")

@@ -1,14 +1,15 @@
 """What was computed before: one SQLite file in a run's folder, from content hash to JSON value.
 
 A result is looked up under the hash of everything that it depends on (model, data, encodings, options), so that a run
-that was stopped, even by kill -9, goes on where it was, and two processes may share one file.
+that was stopped, even by kill -9, goes on where it was, and two processes may share one file. Each result lies there
+with a hash of its own, so that a damaged one is refused and never taken for a result.
 """
 
 import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +21,8 @@ from fewbits.runtime.data.digest import Hash, add_text
 
 STORE = "store.sqlite"
 """Name of the file in a run's folder."""
-_LAYOUT = 1  # of the table; kept in the file's user_version
+_LAYOUT = 2  # of the table; kept in the file's user_version
+_TABLE = "CREATE TABLE results (key TEXT PRIMARY KEY, value TEXT NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID"
 _WAIT_S = 60.0  # for another process that is writing
 
 
@@ -55,8 +57,12 @@ class Store:
             OutputError: the file cannot be read.
         """
         with self._said():
-            row = self._database.execute("SELECT value FROM results WHERE key = ?", (key,)).fetchone()
-            return None if row is None else json.loads(row[0])
+            row = self._database.execute("SELECT value, digest FROM results WHERE key = ?", (key,)).fetchone()
+            if row is None:
+                return None
+            if row[1] != key_of(key, row[0]):
+                raise ValueError("a result in it is not what was put there")
+            return json.loads(row[0])
 
     def put(self, key: str, value: Any) -> None:
         """Keep `value` under `key`; what was there before is replaced.
@@ -70,7 +76,8 @@ class Store:
         """
         text = json.dumps(value)
         with self._said():
-            self._database.execute("INSERT OR REPLACE INTO results (key, value) VALUES (?, ?)", (key, text))
+            row = (key, text, key_of(key, text))
+            self._database.execute("INSERT OR REPLACE INTO results (key, value, digest) VALUES (?, ?, ?)", row)
 
     def remember(self, key: str, make: Callable[[], Any]) -> Any:
         """Return what lies under `key`; where nothing does, put there what `make` returns.
@@ -97,15 +104,19 @@ class Store:
         self.close()
 
     def _prepare(self) -> None:
+        self._database.execute("PRAGMA trusted_schema = OFF")
         self._database.execute("BEGIN IMMEDIATE")  # of two processes that make the file at once, one waits
         layout = self._database.execute("PRAGMA user_version").fetchone()[0]
         if layout > _LAYOUT:
             raise OutputError(
                 f"The store {str(self.path)!r} was written by a newer fewbits: upgrade this one, or delete the file."
             )
-        self._database.execute(
-            "CREATE TABLE IF NOT EXISTS results (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
-        )
+        if layout == 1:  # its results had no hashes: they are computed again
+            self._database.execute("DROP TABLE IF EXISTS results")
+        if not (tables := _tables(self._database)):
+            self._database.execute(_TABLE)
+        elif tables != [_TABLE]:  # views and triggers would run whatever their author wanted
+            raise ValueError("it holds other tables than fewbits makes")
         self._database.execute(f"PRAGMA user_version = {_LAYOUT}")
         self._database.execute("COMMIT")
         self._database.execute("PRAGMA journal_mode = WAL")
@@ -119,10 +130,27 @@ class Store:
             raise OutputError(
                 f"The store {str(self.path)!r} cannot be used: {error}. Choose a folder with room that can be written."
             ) from error
-        except (sqlite3.Error, ValueError) as error:
+        except (sqlite3.Error, ValueError, TypeError, RecursionError, OverflowError) as error:
             raise OutputError(
                 f"The store {str(self.path)!r} is damaged: {error}. Delete it; what it held is computed again."
             ) from error
+
+
+def count_results(path: Path) -> int | None:
+    """Return how many results a store holds; None where it is no store, or cannot be read."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as database:
+            if _tables(database) != [_TABLE]:
+                return None
+            return int(database.execute("SELECT count(*) FROM results").fetchone()[0])
+    except sqlite3.Error:
+        return None
+
+
+def _tables(database: sqlite3.Connection) -> list[str]:
+    """Return the statements that made whatever is in a database."""
+    found = database.execute("SELECT sql FROM sqlite_master WHERE type != 'index' OR sql IS NOT NULL")
+    return [row[0] for row in found]
 
 
 def key_of(*parts: Any) -> str:

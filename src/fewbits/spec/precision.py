@@ -38,7 +38,7 @@ class Precision:
         name = text.strip().lower()
         if name in ("fp16", "fp32"):
             return cls(float_bits=int(name[2:]))
-        match = re.fullmatch(r"w(\d+)a(\d+)", name)
+        match = re.fullmatch(r"w(\d{1,2})a(\d{1,2})", name)
         if match:
             weight, activation = int(match[1]), int(match[2])
             if weight in WEIGHT_BITS and activation in ACTIVATION_BITS:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from fewbits.errors import SpecError
 from fewbits.spec.dtypes import DType
+from fewbits.spec.toml_text import read_toml
 
 DEFAULT_TARGET = "qnn-htp-v73"
 _AIMET = "aimet:"
@@ -96,11 +97,7 @@ def load_target(name: str | Path | Target) -> Target:
         path = Path(text)
         if not path.is_file():
             raise SpecError(f"The target file {text!r} does not exist.")
-        try:
-            content = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(f"The target file {text!r} cannot be read as text: {error}.") from error
-        return _build(path.stem, _resolve(content, text), text)
+        return _build(path.stem, _resolve(_read(path), text), text)
     if text not in target_names():
         known = [_AIMET + text] if text.endswith(".json") else difflib.get_close_matches(text, target_names(), 1)
         hint = f" Did you mean {known[0]!r}?" if known else ""
@@ -113,14 +110,19 @@ def _builtin(name: str) -> dict[str, Any]:
     file = resources.files("fewbits.spec") / "targets" / f"{name}.toml"
     if not file.is_file():
         raise SpecError(f"No target {name!r} to extend: choose one of {', '.join(target_names())}.")
-    return _resolve(file.read_text(encoding="utf-8"), name)
+    return _resolve(tomllib.loads(file.read_text(encoding="utf-8")), name)
 
 
-def _resolve(text: str, where: str) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"The target file {where!r} is not valid TOML: {error}.") from error
+        return read_toml(path, "target")
+    except SpecError as error:
+        is_text = not isinstance(error.__cause__, OSError | UnicodeDecodeError)
+        fault = "is not valid TOML" if is_text else "cannot be read as text"
+        raise SpecError(f"The target file {str(path)!r} {fault}: {error}") from error
+
+
+def _resolve(table: dict[str, Any], where: str) -> dict[str, Any]:
     for key in table:
         if key not in _KEYS:
             near = difflib.get_close_matches(key, _KEYS, 1)

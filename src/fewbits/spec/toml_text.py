@@ -20,8 +20,12 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, what: str = "settings") -> dict[str, Any]:
     """Return the content of a TOML file.
+
+    Args:
+        path: of the file.
+        what: kind of file, for messages.
 
     Raises:
         SpecError: it is missing, larger than a megabyte, no UTF-8 text, or no TOML; the message names the line
@@ -30,10 +34,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise SpecError(f"Cannot read the settings file {str(path)!r}: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError(f"Cannot read the {what} file {str(path)!r}: {reason}.") from error
     if len(content) > MOST_BYTES:
-        raise SpecError(f"{path}: it is larger than 1 MB, which no settings file is: name another file.")
+        raise SpecError(f"{path}: it is larger than 1 MB, which no {what} file is: name another file.")
     if any(line.count(b".") > _MOST_DOTS for line in content.splitlines()):
         raise SpecError(f"{path}: a line has more than {_MOST_DOTS} dots: write long lists on several lines.")
     try:

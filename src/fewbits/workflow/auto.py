@@ -101,7 +101,8 @@ def auto(
         max_latency: acceptable latency of one sample: 2 (milliseconds), "2ms", "800us"; None sets no limit.
         latency_by: who tells latencies: ort (measured here), qnn-estimate:CHIP, or device (`fewbits latency`); None is
             ort where a limit is set, and nobody elsewhere.
-        time: seconds, "30m", "1h": no step is begun after that, but step 1. A run that goes on has all of it again.
+        time: seconds, "30m", "1h": no step is begun after that, but step 1; one that was begun tries nothing more, and
+            keeps what it finished. A run that goes on has all of it again.
         qat: train, too, whatever the other steps find.
         soc: chip to compile for, where Qualcomm's compiler is installed; None takes one of the target.
         target: device profile, its name, a TOML file or aimet:FILE.json.

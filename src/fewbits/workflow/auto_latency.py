@@ -111,7 +111,7 @@ def _read(path: Path) -> Mapping[str, tuple[float, str]]:
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
         return {str(name): (float(item["ms"]), str(item["artifact"])) for name, item in found.items()}
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         raise SpecError(f"{str(path)!r} cannot be read: delete it, and give the figures again.") from error
 
 

@@ -187,7 +187,7 @@ class AutoRun:
             is_met=best is not None,
             summary=(),
             checks=self.checks,
-            preflight={} if self.preflight is None else asdict(self.preflight),
+            preflight=self.preflight,
             command=_command(options),
             next_steps=(),
             notes=(*given.target.notes, *given.source.notes, *self.notes),

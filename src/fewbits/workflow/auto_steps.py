@@ -8,6 +8,7 @@ from typing import Any
 
 from fewbits.analysis.cost import cost_of, sizes_of
 from fewbits.errors import SpecError
+from fewbits.improvement.result import OUT_OF_TIME
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
 from fewbits.reporting.auto_record import Contender
@@ -171,7 +172,7 @@ class Steps:
     def _litemp(self, wide: str) -> Made:
         start = self._start((BASE, wide))
         given, ready = self._given("litemp", start)
-        result = litemp(start.model, base=BASE, high=wide, **given)
+        result = litemp(start.model, base=BASE, high=wide, time_limit=self._least_left_s, **given)
         steps = [(f"litemp-p{step.percent:02g}", step.candidate) for step in result.steps]
         made = tuple(self._of_candidate("litemp", name, candidate) for name, candidate in steps)
         return Made(result.record.reason, made, ready.memory.runs, "litemp")
@@ -221,16 +222,20 @@ class Steps:
             return Made(self.refused[precision])
         given, ready = self._given(step)
         try:
-            result = improve(self.model, precision=precision, methods=methods, auto=True, **given)
+            result = improve(
+                self.model, precision=precision, methods=methods, auto=True, time_limit=self._least_left_s, **given
+            )
         except NothingToImproveError as error:
             return Made(str(error))
         kept = [row for row in result.methods if row.kept and row.changed]
         if kept and precision == BASE:
             self.ready, self.model = ready.again(result.calibration), self.folder / step
             self.has_better_weights = True
-        tried = ", ".join(row.name for row in result.methods)
+        late = [row.name for row in result.methods if row.reason == OUT_OF_TIME]
+        tried = ", ".join(row.name for row in result.methods if row.reason != OUT_OF_TIME)
         names = ", ".join(row.name for row in kept)
         found = f"of {tried}: {names} kept" if kept else f"none of {tried} made it better"
+        found += f"; {OUT_OF_TIME} before {', '.join(late)}" if late else ""
         made = () if not kept else (self._of_improved(step, precision, result),)
         return Made(found, made, ready.memory.runs, step)
 

@@ -178,8 +178,8 @@ class _Runs:
         self._calibration, self._judge = calibration, judge
         identity = judge.identity
         self._store = store if identity is not None else Store()
-        provider = calibration.subject.options.provider_name()
-        self._context = key_of("brute force", versions(), model_key(calibration.model), identity, provider)
+        where = calibration.subject.options.identity()
+        self._context = key_of("brute force", versions(), model_key(calibration.model), identity, *where)
         self._refused = half_overflows(calibration.model.graph, calibration.statistics)
         self._last: tuple[Quantized, str, _Job] | None = None
 

@@ -1,5 +1,9 @@
 """Content hashes of what results depend on: graphs, what is inserted into them, and how models are scored."""
 
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from fewbits.analysis.score_user import UserMetric
@@ -13,13 +17,25 @@ from fewbits.workflow.scoring import Scoring
 def model_key(model: ir.Model) -> str:
     """Return the content hash of a graph: its operators and its constants."""
     nodes = [ir.to_proto(node).SerializeToString(deterministic=True) for node in model.graph]
-    constants = {
-        name: value.const_value.numpy()
-        for name, value in model.graph.initializers.items()
-        if value.const_value is not None
-    }
+    constants = _Constants({n: v.const_value for n, v in model.graph.initializers.items() if v.const_value is not None})
     ends = [str(value.name) for value in (*model.graph.inputs, *model.graph.outputs)]
     return key_of(nodes, constants, ends, dict(model.opset_imports))
+
+
+class _Constants(Mapping[str, npt.NDArray[np.generic]]):
+    """Constants by name, of which one at a time is read."""
+
+    def __init__(self, tensors: Mapping[str, ir.TensorProtocol]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
+        return self._tensors[name].numpy()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def plan_key(plan: Plan, encoded: Encoded) -> str:

@@ -43,4 +43,5 @@ def _key(what: str, context: CostContext, model: Path, feeds: Mapping[str, Array
     files = (model, model.with_name(model.name + names.DATA_SUFFIX))
     content = [sha256(file) for file in files if file.is_file()]
     shapes = {name: [str(array.dtype), *array.shape] for name, array in feeds.items()}
-    return key_of(what, content, shapes, machine(), versions(), options.provider_name(), options.threads)
+    provider, *libraries = options.identity()
+    return key_of(what, content, shapes, machine(), versions(), provider, options.threads, *libraries)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewbits.artifact import names
+from fewbits.artifact.encodings_read import UNFIT, read_document, unfit
 from fewbits.artifact.encodings_versions import as_version
 from fewbits.artifact.folder import sha256, staged, write_file
 from fewbits.errors import OutputError, SpecError
 from fewbits.reporting.amp_record import AmpRecord
 from fewbits.reporting.read import read_any
-from fewbits.reporting.record import RunRecord, read_record
+from fewbits.reporting.record import RunRecord, plain, read_record
 from fewbits.workflow.writing import write_commands
 
 
@@ -83,14 +84,18 @@ def export(
 def _rewrite_encodings(stage: Path, version: str) -> None:
     """Bring the encodings file into another layout, and let the record vouch for it."""
     path = stage / names.ENCODINGS
-    before = json.loads(path.read_text(encoding="utf-8"))
-    after = as_version(before, version)
+    before, _ = read_document(path)
+    try:
+        after = as_version(before, version)
+        text = json.dumps(after, indent=1, allow_nan=False)
+    except UNFIT as error:
+        raise unfit(path, error) from error
     if after is before:
         return
-    write_file(path, (json.dumps(after, indent=1, allow_nan=False) + "\n").encode())
+    write_file(path, (text + "\n").encode())
     record = json.loads((stage / names.RECORD).read_text(encoding="utf-8"))
     record["files"][names.ENCODINGS].update(sha256=sha256(path), bytes=path.stat().st_size)
-    write_file(stage / names.RECORD, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    write_file(stage / names.RECORD, (json.dumps(plain(record), indent=1, allow_nan=False) + "\n").encode())
 
 
 def _choose(folder: Path, precision: str | None) -> tuple[Path, str]:
@@ -140,5 +145,5 @@ def _baseline_verdict(folder: Path) -> tuple[str | None, list[str]] | None:
         return document["verdict"]["accepted"], [str(row["precision"]) for row in document["rows"]]
     except FileNotFoundError:
         raise SpecError(f"There is no {path.name} in {str(folder)!r}: give the output folder of a run.") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SpecError(f"The record {str(path)!r} cannot be read: {type(error).__name__} {error}.") from error

@@ -92,7 +92,7 @@ def _runs(path: Path) -> list[dict[str, Any]]:
         runs = [] if newer else [_checked(run) for run in document["runs"]]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise SpecError(
             f"{str(path)!r} cannot be read ({type(error).__name__} {error}), and it holds the ids of submitted jobs: "
             f"mend it, or move it away to submit everything anew."

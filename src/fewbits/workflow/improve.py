@@ -21,6 +21,7 @@ from fewbits.runtime.store import STORE, Store
 from fewbits.spec.target import DEFAULT_TARGET, Target
 from fewbits.training.schedule import Training
 from fewbits.workflow.calibrate import SAMPLES, Calibration
+from fewbits.workflow.deadline import Deadline
 from fewbits.workflow.finish import Finished, Written, complete, write_made
 from fewbits.workflow.goal import Goal, check_goal
 from fewbits.workflow.improve_models import State, check_clips, floating_model
@@ -99,6 +100,7 @@ def improve(
     min_sqnr: float | None = None,
     eval_data: DataLike | None = None,
     profile: Mapping[str, str] | str | Path | None = None,
+    time_limit: float | str | None = None,
     ranges: str = "auto",
     weight_ranges: str = "auto",
     bias_correction: bool = True,
@@ -138,6 +140,7 @@ def improve(
         min_sqnr: least acceptable SQNR in dB where the metric is sqnr; None takes 20.
         eval_data: what to score on; None scores on `data`.
         profile: node name -> precision, or a JSON or TOML file of such pairs.
+        time_limit: seconds, "10m", "1.5h": no method and no layer is begun after that; what is finished is kept.
         ranges: auto, minmax, mse, entropy or percentile:99.99.
         weight_ranges: auto, absmax or mse.
         bias_correction: let biases take up the mean error of rounded weights.
@@ -175,6 +178,7 @@ def adaround(
     min_sqnr: float | None = None,
     eval_data: DataLike | None = None,
     profile: Mapping[str, str] | str | Path | None = None,
+    time_limit: float | str | None = None,
     ranges: str = "auto",
     weight_ranges: str = "auto",
     bias_correction: bool = True,
@@ -206,6 +210,7 @@ def run_verb(verb: str, options: Options, progress: Watcher | None) -> ImproveRe
         FewbitsError: something that the caller gave cannot be used.
     """
     ready: Ready | None = options.pop("ready", None)
+    deadline = Deadline.after(options["time_limit"])
     wanted = _wanted(options)
     options |= {
         "methods": tuple(method.name for method in wanted.methods), "auto": wanted.auto, "effort": wanted.effort,
@@ -222,7 +227,7 @@ def run_verb(verb: str, options: Options, progress: Watcher | None) -> ImproveRe
         with _store(output) as store:
             if isinstance(opened, Opened):
                 opened = opened.score(options, stages, store).calibrate(options, stages)
-            given = (opened.scoring, opened.before, opened.goal, stages, options, store, opened.memory)
+            given = (opened.scoring, opened.before, opened.goal, stages, options, store, opened.memory, deadline)
             return _run(verb, ImproveRun(wanted, *given), opened.calibration, folder, output)
 
 

@@ -27,6 +27,7 @@ from fewbits.spec.plan import Plan, Role
 from fewbits.training.schedule import LABELS, Training
 from fewbits.workflow.calibrate import Calibration, batch_size_for
 from fewbits.workflow.content_keys import model_key, plan_key
+from fewbits.workflow.deadline import Deadline
 from fewbits.workflow.quantized import Quantized
 from fewbits.workflow.sessions import open_graph, with_outputs
 from fewbits.workflow.subject import Subject
@@ -151,9 +152,11 @@ def _observed(state: State, model: ir.Model, axes: Mapping[str, int], samples: i
 
 
 def rounded(
-    method: Method, state: State, samples: int, effort: Effort, *, store: Store, progress: Progress
+    method: Method, state: State, samples: int, effort: Effort, *, store: Store, deadline: Deadline, progress: Progress
 ) -> Improved:
     """Return the companion of a state with weights that one method rounded; finished layers are kept in `store`.
+
+    Layers that were not begun at the deadline are left, and declined.
 
     Raises:
         SpecError: the device is not there.
@@ -171,7 +174,7 @@ def rounded(
     kept = RoundedStore(store, lambda: _rounding_key(method, state, read, effort))
     feeds = noted(_feeds(calibration, samples), read)
     with threads(subject.options.threads):
-        return round_model(method.name, start, feeds, effort, store=kept, progress=progress)
+        return round_model(method.name, start, feeds, effort, store=kept, is_late=deadline.is_over, progress=progress)
 
 
 def trained(state: State, samples: int, training: Training, *, checkpoint: Path | None, progress: Progress) -> Improved:

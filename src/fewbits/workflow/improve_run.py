@@ -14,7 +14,7 @@ from fewbits.errors import DataError, SpecError
 from fewbits.graph.save import save_model
 from fewbits.improvement.equalize import Clips
 from fewbits.improvement.methods import Effort, Kind, Method
-from fewbits.improvement.result import Improved
+from fewbits.improvement.result import OUT_OF_TIME, Improved
 from fewbits.numerics.output_error import RelativeOutputError
 from fewbits.quantization.profile import Profile
 from fewbits.runtime.data import Dataset
@@ -22,6 +22,7 @@ from fewbits.runtime.session import Runner
 from fewbits.runtime.store import Store
 from fewbits.training.schedule import CHECKPOINT, Training
 from fewbits.workflow.calibrate import Calibration, calibrate_subject
+from fewbits.workflow.deadline import Deadline
 from fewbits.workflow.goal import Goal
 from fewbits.workflow.improve_models import State, equalized, improved_subject, layers_to_round, rounded, trained
 from fewbits.workflow.improve_steps import MethodRow, OutputError, decide
@@ -89,6 +90,7 @@ class ImproveRun:
         options: what the caller asked for, by name.
         store: keeps rounded layers.
         memory: knows scores of files that were scored before.
+        deadline: no method and no layer is begun after it.
         rows: what each method did.
         notes: sentences for the user.
     """
@@ -101,6 +103,7 @@ class ImproveRun:
     options: Options
     store: Store
     memory: ScoreMemory
+    deadline: Deadline = field(default_factory=Deadline)
     rows: list[MethodRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     _scores: dict[str, Evaluation] = field(default_factory=dict)
@@ -158,6 +161,9 @@ class ImproveRun:
         """
         self._check_labels(state.calibration.subject.data)
         for method in self.wanted.methods:
+            if self.deadline.is_over():
+                self.rows.append(_untried(method, OUT_OF_TIME))
+                continue
             if self.wanted.auto and method.name == "adaround" and self._is_met(figures):
                 self.rows.append(_untried(method, "the goal is met without it"))
                 continue
@@ -216,7 +222,9 @@ class ImproveRun:
         else:
             layers = layers_to_round(state.floating, state.made.plan)
             with self.stages.stage(method.name, len(layers)) as told:
-                found = rounded(method, state, samples, self.wanted.effort, store=self.store, progress=told)
+                found = rounded(
+                    method, state, samples, self.wanted.effort, store=self.store, deadline=self.deadline, progress=told
+                )
         if not found.changed:
             return found, None
         subject = improved_subject(state.calibration.subject, found, method.kind)
@@ -271,6 +279,8 @@ def _by_reason(declined: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
 
 
 def _nothing(rows: Sequence[MethodRow], model: str) -> str:
+    if any(row.reason == OUT_OF_TIME or OUT_OF_TIME in row.declined for row in rows):
+        return f"The time was up before a layer of {model!r} was improved: allow more with --time."
     tried = ", ".join(row.name for row in rows)
     reasons = [f"{layers[0]!r}: {reason}" for row in rows for reason, layers in row.declined.items()]
     why = f" ({reasons[0]})" if reasons else ""

@@ -9,12 +9,11 @@ from fewbits.artifact import names
 from fewbits.graph.inspect import GraphSummary, inspect_graph
 from fewbits.graph.load import load_model
 from fewbits.graph.prepare import PassReport
-from fewbits.graph.prepare import prepare as prepare_graph
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
 from fewbits.spec.plan import Plan
 from fewbits.spec.target import DEFAULT_TARGET, Target, load_target
-from fewbits.workflow.source import ModelLike, check_loads, model_name, output_folder
+from fewbits.workflow.source import ModelLike, model_name, output_folder, prepare_for
 
 PRECISION = "w8a8"
 
@@ -77,7 +76,7 @@ def inspect(
     folder = output_folder(model)
     graph = load_model(model if folder is None else folder / names.FLOAT)
     summary = inspect_graph(graph, dims)
-    prepared = prepare_graph(graph, simplify=simplify, check=check_loads)
+    prepared = prepare_for(graph, None, simplify=simplify)
     plan = resolve(prepared.model, Profile.parse(PRECISION), device)
     return InspectResult(model_name(model), summary, device.name, _operators(plan), prepared.changes)
 

@@ -22,6 +22,7 @@ from fewbits.workflow.brute_force import SAMPLES as RANK_SAMPLES
 from fewbits.workflow.brute_force import brute_force
 from fewbits.workflow.calibrate import SAMPLES, Calibration
 from fewbits.workflow.candidates import Candidate, Contest, publish
+from fewbits.workflow.deadline import Deadline
 from fewbits.workflow.goal import Goal, check_goal
 from fewbits.workflow.lifting import lifted, lifted_together, lifting_order, mac_shares
 from fewbits.workflow.litemp_steps import Contestants, Lifted, reason_of, steps_after
@@ -37,6 +38,10 @@ from fewbits.workflow.verdict import Status
 from fewbits.workflow.writing import Options
 
 PERCENTS = (5.0, 10.0, 20.0, 40.0)
+_OWN_OPTIONS = (
+    "base", "high", "percents", "score_all", "most_macs", "time_limit", "ranking", "rank_samples", "sensitivity",
+)  # fmt: skip
+"""Options that `quantize` does not have."""
 _PROJECTIONS, _MOST_PROBES = 256, 16
 """Samples x probes of the ranking: what is left when the worst groups are lifted is told apart by small figures."""
 
@@ -83,6 +88,7 @@ def litemp(
     percents: Sequence[float] = PERCENTS,
     score_all: bool = False,
     most_macs: float | None = None,
+    time_limit: float | str | None = None,
     ranking: str = "auto",
     rank_samples: int = RANK_SAMPLES,
     sensitivity: Sensitivity | None = None,
@@ -121,6 +127,7 @@ def litemp(
         percents: of the groups to lift, above 0 and up to 100; whole groups, rounded up.
         score_all: score every percentage, acceptable or not.
         most_macs: lift no more than this percent of the multiply-accumulates.
+        time_limit: seconds, "10m", "1.5h": groups are not ranked and no percentage is scored after that.
         ranking: "one-pass", with gradients, needs torch; "brute-force" runs the network once per group and precision;
             "auto" is the former where torch is installed.
         rank_samples: calibration samples to rank on, at most.
@@ -150,6 +157,7 @@ def litemp(
     """
     options: Options = {name: value for name, value in locals().items() if name not in ("progress", "ready")}
     options |= {"sensitivity": sensitivity.method if sensitivity else None}
+    deadline = Deadline.after(time_limit)
     wanted = _Wanted.parse(base, high, percents, most_macs)
     options |= {"base": wanted.base, "high": wanted.high, "percents": wanted.percents}
     options |= {"ranking": _ranking(ranking, rank_samples, sensitivity)}
@@ -162,7 +170,7 @@ def litemp(
             opened = Opened.of(options, named, stages).check((wanted.base, wanted.high))
             ready = opened.score(options, stages).calibrate(options, stages)
         contest = Contest.of(ready, stages, options)
-        return _Run(contest, wanted, sensitivity, progress).result(folder)
+        return _Run(contest, wanted, sensitivity, deadline, progress).result(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +222,10 @@ class _Run:
     contest: Contest
     wanted: _Wanted
     given: Sensitivity | None
+    deadline: Deadline
     watcher: Watcher | None
     sensitivity: Sensitivity | None = None
+    is_cut: bool = False
     notes: list[str] = field(default_factory=list)
 
     def result(self, folder: Path) -> LitempResult:
@@ -233,7 +243,7 @@ class _Run:
                 steps.append(step)
                 if step.candidate.status is Status.OK and not contest.options["score_all"]:
                     break
-        found = Contestants(contest.before, contest.goal, base, high, tuple(steps))
+        found = Contestants(contest.before, contest.goal, base, high, tuple(steps), self.is_cut)
         record = self._record(found)
         if contest.output is not None:
             assert found.best.output is not None
@@ -247,11 +257,15 @@ class _Run:
     def _steps(self, base: Quantized, high: Quantized) -> Iterator[Lifted]:
         """Score one percentage after the other, where it lifts more groups than the one before."""
         contest, wanted = self.contest, self.wanted
+        if self._is_late(wanted.percents[0]):
+            return
         self.sensitivity = self.given or self._rank(base, high)
         order = lifting_order(base.plan, self.sensitivity, wanted.base, wanted.high)
         shares = mac_shares(contest.calibration, order, contest.sizes)
         precision, done = Precision.parse(wanted.high), 0
         for percent in wanted.percents:
+            if self._is_late(percent):
+                return
             groups = self._choose(order, percent, shares)
             if len(groups) <= done:
                 limit = (
@@ -265,6 +279,13 @@ class _Run:
             scored = contest.score(name, made, f"p{percent:02g}", self._options(wanted.base, groups))
             share = None if shares is None else sum(shares[group.name] for group in groups)
             yield Lifted(percent, tuple(group.name for group in groups), share, scored)
+
+    def _is_late(self, percent: float) -> bool:
+        """Whether the time is up before a percentage, which is noted."""
+        if self.deadline.is_over():
+            self.is_cut = True
+            self.notes.append(f"{percent:g} % and what follows were not scored: the time was up.")
+        return self.is_cut
 
     def _choose(self, order: Sequence[Group], percent: float, shares: Mapping[str, float] | None) -> tuple[Group, ...]:
         """Return the best set where the noise between groups is known, the first of the order elsewhere."""
@@ -290,9 +311,7 @@ class _Run:
 
     def _options(self, precision: str, groups: Sequence[Group] = ()) -> dict[str, Any]:
         """Return the options with which `quantize` makes a candidate."""
-        options = dict(self.contest.options)
-        for name in ("base", "high", "percents", "score_all", "most_macs", "ranking", "rank_samples", "sensitivity"):
-            del options[name]
+        options = {name: value for name, value in self.contest.options.items() if name not in _OWN_OPTIONS}
         profile = {node: self.wanted.high for group in groups for node in group.nodes}
         return {**options, "precision": precision, "profile": profile or None}
 

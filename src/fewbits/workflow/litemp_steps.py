@@ -47,6 +47,7 @@ class Contestants:
         base: all of the network in the base precision.
         high: all of it in the higher precision.
         steps: by rising percentage.
+        is_cut: the time was up before all of them were scored.
     """
 
     before: Evaluation
@@ -54,6 +55,7 @@ class Contestants:
     base: Candidate
     high: Candidate
     steps: tuple[Lifted, ...]
+    is_cut: bool = False
 
     @property
     def accepted(self) -> int | None:
@@ -97,6 +99,13 @@ RULES: tuple[Rule, ...] = (
         lambda c: (
             f"even all of the network in {c.high.precision} is not within the goal, so that lifting groups to it is "
             f"not expected to be ({c.said(c.base)}; {c.said(c.high)})."
+        ),
+    ),
+    Rule(
+        lambda c: c.is_cut,
+        lambda c: (
+            f"the time was up before every percentage was scored, and none so far is within the goal "
+            f"({c.said(c.base)}; {c.said(c.high)})."
         ),
     ),
     Rule(

@@ -122,6 +122,8 @@ def _lists(options: Mapping[str, Any]) -> Iterator[str]:
     for name in ("provider", "threads") if isinstance(run, RunOptions) else ():
         if getattr(run, name) != getattr(ordinary, name):
             yield from (f"--{name}", str(getattr(run, name)))
+    for library in run.custom_op_libraries if isinstance(run, RunOptions) else ():
+        yield from ("--custom-op-library", library)
     for name in ("simplify", "bias_correction"):
         if options.get(name) is False:
             yield f"--no-{name.replace('_', '-')}"

@@ -1,15 +1,18 @@
 """How close two ways of running one network are: the same feeds through both, SQNR and largest difference by output."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from fewbits.errors import DataError
 from fewbits.numerics.metrics import SqnrAccumulator
 from fewbits.runtime.data.types import InputInfo
 
 SEED = 0
+_MOST_BYTES = 4 << 30  # of one made-up input
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 Run = Callable[[Feeds], Mapping[str, npt.NDArray[np.generic]]]
@@ -35,9 +38,17 @@ class Parity:
 
 
 def random_feeds(inputs: Iterable[InputInfo], count: int, seed: int = SEED) -> Iterator[Feeds]:
-    """Yield seeded feeds: normal floats, integers 0 and 1, open dimensions 1."""
+    """Yield seeded feeds: normal floats, integers 0 and 1, open dimensions 1.
+
+    Raises:
+        DataError: an input would take more than 4 GB.
+    """
     rng = np.random.default_rng(seed)
     wanted = tuple(inputs)
+    for info in wanted:
+        size = math.prod(dim for dim in info.shape if isinstance(dim, int)) * info.dtype.itemsize
+        if size > _MOST_BYTES:
+            raise DataError(f"The input {info!s:.200} takes {size / 1e9:.3g} GB, too much to make one up: give data.")
     for _ in range(count):
         feeds: dict[str, npt.NDArray[np.generic]] = {}
         for info in wanted:

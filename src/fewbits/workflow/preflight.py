@@ -55,9 +55,10 @@ def preflight(
     ranges and run on one batch; what reading data costs is taken from `before`.
 
     Memory is the resident peak of this process. The probes run every kind of session at the batch sizes of the real
-    run, so what they needed is what step 1 needs. Of later steps the ranking of `litemp` (one pass) and the methods of
-    `improve` that round weights are covered, by upper figures from the sizes of tensors; training and worker processes
-    are not. What the user's own metric and data take is covered as far as scoring the float model showed it.
+    run, so what they needed is what step 1 needs. What is resident after them is what later steps add to. Of these the
+    ranking of `litemp` (one pass) and the methods of `improve` that round weights are covered, by upper figures from
+    the sizes of tensors; training and worker processes are not. What the user's own metric and data take is covered as
+    far as scoring the float model showed it.
 
     Args:
         subject: the float model and its calibration data.
@@ -154,14 +155,15 @@ def _memory(seen: Look, samples: int, steps: Collection[str]) -> tuple[float | N
     model, size = seen.calibration.model, seen.calibration.batch_size
     sizes = memory.tensor_bytes(model.graph, seen.sample_bytes)
     kept = sum(seen.sample_bytes.get(str(value.name), 0.0) for value in (*model.graph.inputs, *model.graph.outputs))
-    step1 = peak + min(TRIAL_SAMPLES, samples) * kept / memory.MB
+    inputs = min(TRIAL_SAMPLES, samples) * kept / memory.MB
+    step1, stays = peak + inputs, (memory.resident_mb() or peak) + inputs
     added = {
         "litemp": lambda: memory.litemp_mb(
             model, sizes, size if seen.is_by_sample else 1, ranking_probes(min(RANK_SAMPLES, samples))
         ),
         "improve": lambda: memory.improve_mb(model, sizes, samples, size),
     }
-    return step1, {step: step1 + added[step]() for step in LATER if step in steps}
+    return step1, {step: max(step1, stays + added[step]()) for step in LATER if step in steps}
 
 
 def _later_s(found: Mapping[str, Probe], before: Evaluation, plain: Probe, steps: Collection[str]) -> dict[str, float]:

@@ -5,10 +5,11 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 import onnx_ir as ir
 
-from fewbits.analysis.sensitivity import turns_together
+from fewbits.analysis.sensitivity import MOST_BYTES
 from fewbits.graph.save import weights_bytes
 from fewbits.graph.topology import constant
 from fewbits.improvement.layer_case import enough_rows
@@ -30,6 +31,15 @@ def peak_mb() -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / MB if sys.platform == "darwin" else peak * 1024 / MB  # macOS counts bytes
+
+
+def resident_mb() -> float | None:
+    """Return the resident memory of this process now; None where the system does not tell (other than Linux)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE") / MB
 
 
 def machine_mb() -> float | None:
@@ -76,8 +86,7 @@ def most_live_bytes(graph: ir.Graph, sizes: Mapping[str, float]) -> float:
         graph: prepared, in topological order.
         sizes: from `tensor_bytes`.
     """
-    readers = Counter(str(v.name) for node in graph for v in node.inputs if v is not None and constant(v) is None)
-    readers.update(str(value.name) for value in graph.outputs)
+    readers = _readers(graph)
     live = most = sum(sizes[str(value.name)] for value in graph.inputs)
     for node in graph:
         live += sum(sizes[str(value.name)] for value in node.outputs)
@@ -90,11 +99,28 @@ def most_live_bytes(graph: ir.Graph, sizes: Mapping[str, float]) -> float:
     return most
 
 
+def gradient_bytes(graph: ir.Graph, sizes: Mapping[str, float]) -> float:
+    """Return the bytes per sample of one probe's gradients: of every tensor, and of each reading of a shared one.
+
+    Args:
+        graph: prepared.
+        sizes: from `tensor_bytes`.
+    """
+    readers = _readers(graph)
+    return sum(size * (1 + (readers[name] if readers[name] > 1 else 0)) for name, size in sizes.items())
+
+
+def _readers(graph: ir.Graph) -> Counter[str]:
+    readers = Counter(str(v.name) for node in graph for v in node.inputs if v is not None and constant(v) is None)
+    readers.update(str(value.name) for value in graph.outputs)
+    return readers
+
+
 def litemp_mb(model: ir.Model, sizes: Mapping[str, float], batch: int, probes: int) -> float:
     """Return what ranking groups by one pass in torch adds, at most.
 
-    Every tensor of a batch is kept, with a gradient for each of the probes that are made together; weights are there as
-    they are and as two precisions make them.
+    Every tensor of a batch is kept, with the gradients of as many probes as `MOST_BYTES` holds, or of one; weights are
+    there as they are and as two precisions make them.
 
     Args:
         model: prepared.
@@ -102,8 +128,10 @@ def litemp_mb(model: ir.Model, sizes: Mapping[str, float], batch: int, probes: i
         batch: samples per call of calibration.
         probes: random projections per sample.
     """
-    tensors = sum(sizes.values()) * (min(2 * batch, LARGEST_BATCH) if batch > 1 else 1)
-    return TORCH_MB + (tensors * (1 + turns_together(tensors, probes)) + 3 * weights_bytes(model)) / MB
+    count = min(2 * batch, LARGEST_BATCH) if batch > 1 else 1
+    tensors, gradients = count * sum(sizes.values()), count * gradient_bytes(model.graph, sizes)
+    held = min(gradients * probes, max(gradients, MOST_BYTES))
+    return TORCH_MB + (tensors + held + 3 * weights_bytes(model)) / MB
 
 
 def improve_mb(model: ir.Model, sizes: Mapping[str, float], samples: int, batch: int) -> float:

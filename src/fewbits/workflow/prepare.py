@@ -9,15 +9,16 @@ import onnx_ir as ir
 from fewbits.errors import DataError, ModelError
 from fewbits.graph.load import load_model
 from fewbits.graph.prepare import PassReport
-from fewbits.graph.prepare import prepare as prepare_graph
+from fewbits.graph.quantized import refuse_quantized
 from fewbits.graph.save import save_model
 from fewbits.graph.shapes import fix_dims
 from fewbits.runtime.data import Preprocess, open_data
 from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.session import RunOptions
 from fewbits.workflow.parity import Parity, measure, random_feeds
+from fewbits.workflow.requantize import float_behind
 from fewbits.workflow.sessions import open_graph
-from fewbits.workflow.source import ModelLike, check_loads
+from fewbits.workflow.source import ModelLike, model_name, prepare_for
 from fewbits.workflow.stages import Stages, Watcher
 
 SAMPLES = 16
@@ -51,6 +52,7 @@ def prepare(
     output: str | Path | None = None,
     simplify: bool = True,
     dims: Mapping[str, int] | None = None,
+    requantize: bool = False,
     data: DataLike | None = None,
     samples: int = SAMPLES,
     preprocess: Preprocess | None = None,
@@ -64,6 +66,7 @@ def prepare(
         output: an .onnx file; None writes nothing.
         simplify: let onnxslim rewrite the graph; the other passes always run.
         dims: open dimension -> size.
+        requantize: take in a quantized model, as the float model behind it; without it such a model is refused.
         data: samples for the comparison; None makes random ones, which only shows that the graph still runs alike.
         samples: of `data` at most.
         preprocess: how images become inputs.
@@ -75,10 +78,14 @@ def prepare(
     """
     options, stages = run_options or RunOptions(), Stages(progress)
     with stages.stage("prepare"):
-        graph = load_model(model)
+        graph, changes = load_model(model), tuple[PassReport, ...]()
+        if requantize:
+            graph, report = float_behind(graph, model_name(model))
+            changes = (report,) if report.changed else ()
+        refuse_quantized(graph, model_name(model))
         if dims:
             fix_dims(graph, dims)
-        prepared = prepare_graph(graph, simplify=simplify, check=check_loads)
+        prepared = prepare_for(graph, options, simplify=simplify)
     with stages.stage("compare", samples if data is not None else RANDOM_FEEDS):
         parity = _compare(graph, prepared.model, data=data, samples=samples, preprocess=preprocess, options=options)
     if output is not None:
@@ -86,7 +93,7 @@ def prepare(
             save_model(prepared.model, output)
     nodes = sum(1 for _ in graph.graph), sum(1 for _ in prepared.model.graph)
     path = None if output is None else Path(output)
-    return PrepareResult(prepared.model, prepared.changes, parity, nodes, path, stages.seconds)
+    return PrepareResult(prepared.model, (*changes, *prepared.changes), parity, nodes, path, stages.seconds)
 
 
 def _compare(

@@ -64,5 +64,6 @@ def compare(first: str | Path, second: str | Path, output: str | Path | None = N
 def _write(path: Path, usual: str, page: str) -> Path:
     if path.is_dir():
         raise OutputError(f"Cannot write to {str(path)!r}: it is a folder; name a file with -o {str(path / usual)!r}.")
-    write_file(path, page.encode())
+    # names of files need not be text in any encoding; those that are not cannot be shown
+    write_file(path, page.encode(errors="replace"))
     return path

@@ -1,8 +1,6 @@
 """Verb runs: what lies in a folder: runs, what came of them, and which were stopped and can go on."""
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from fewbits.reporting.auto_record import AutoRecord
 from fewbits.reporting.baseline_record import BaselineRecord
 from fewbits.reporting.litemp_record import LitempRecord
 from fewbits.reporting.read import Record, read_any
-from fewbits.runtime.store import STORE
+from fewbits.runtime.store import STORE, count_results
 
 _DEPTH = 3
 """Folders below the one that was asked for."""
@@ -74,7 +72,7 @@ def _find(folder: Path, depth: int) -> Iterator[Run]:
 
 
 def _read(folder: Path) -> Run:
-    stored = _count(folder / STORE)
+    stored = count_results(folder / STORE) if (folder / STORE).is_file() else None
     if not (folder / names.RECORD).is_file():
         return Run(folder, "", "", "", "", "stopped", "nothing was written yet", stored)
     try:
@@ -114,14 +112,3 @@ def _result(record: Record) -> str:
     if "quantized" not in scores:
         return ", ".join(record.precision)
     return f"{', '.join(record.precision)}: {scores['quantized']:.4g} {scores['unit']}".rstrip()
-
-
-def _count(path: Path) -> int | None:
-    """Return how many results a store holds; None where it has none, or cannot be read."""
-    if not path.is_file():
-        return None
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as database:
-            return int(database.execute("SELECT count(*) FROM results").fetchone()[0])
-    except sqlite3.Error:
-        return None

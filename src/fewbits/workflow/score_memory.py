@@ -68,8 +68,9 @@ def artifact_hash(folder: Path) -> str:
     return key_of([sha256(file) for file in files if file.is_file()])
 
 
-def _options(options: RunOptions) -> tuple[str, int]:
-    return options.provider_name(), options.threads
+def _options(options: RunOptions) -> tuple[str | int, ...]:
+    provider, *libraries = options.identity()
+    return provider, options.threads, *libraries
 
 
 def _plain(score: Evaluation) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from fewbits.analysis.sensitivity import Figure, Sensitivity
 from fewbits.errors import MissingExtraError, SpecError
 from fewbits.numerics.channel_error import ChannelError
 from fewbits.quantization.groups import find_groups
+from fewbits.runtime.heap import trim_heap
 from fewbits.runtime.progress import NullProgress, Progress
 from fewbits.workflow.calibrate import LARGEST_BATCH, Calibration
 from fewbits.workflow.quantized import Quantized
@@ -146,6 +147,7 @@ def _run(
                 break
             count += batch.size
             told.advance(batch.size)
+            trim_heap()
         else:
             return found, count
         found, count = start(), 0

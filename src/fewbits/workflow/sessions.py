@@ -1,28 +1,38 @@
 """Sessions of graphs in memory, whatever their size."""
 
 import tempfile
+import weakref
 from pathlib import Path
 
 import onnx_ir as ir
 
 from fewbits.errors import ModelError
-from fewbits.graph.save import EXTERNAL_BYTES, save_model, to_bytes, weights_bytes
+from fewbits.graph.save import EXTERNAL_BYTES, float_bytes, save_model, to_bytes, to_referring_bytes
 from fewbits.runtime.data.types import InputInfo
-from fewbits.runtime.session import Runner, RunOptions, open_session
+from fewbits.runtime.session import Runner, RunOptions, SessionPolicy, open_session
 
 
-def open_graph(model: ir.Model, options: RunOptions) -> Runner:
-    """Load a graph into onnxruntime under the default policy; a large one passes through a file.
+def open_graph(model: ir.Model, options: RunOptions, policy: SessionPolicy = SessionPolicy.DEFAULT) -> Runner:
+    """Load a graph into onnxruntime; a large one reads its weights from their own file, or passes through one.
 
     Raises:
         ModelError: onnxruntime cannot load it.
     """
-    if weights_bytes(model) <= EXTERNAL_BYTES:
-        return open_session(to_bytes(model), options=options)
-    with tempfile.TemporaryDirectory(prefix="fewbits.") as scratch:
-        path = Path(scratch) / "model.onnx"
-        save_model(model, path)
-        return open_session(path, options=options)
+    if float_bytes(model) <= EXTERNAL_BYTES:
+        return open_session(to_bytes(model), policy=policy, options=options)
+    referring = to_referring_bytes(model)
+    if referring is not None:
+        return open_session(referring[0], policy=policy, options=options, data_folder=referring[1])
+    scratch = tempfile.TemporaryDirectory(prefix="fewbits.")
+    path = Path(scratch.name) / "model.onnx"
+    try:
+        save_model(model, path, external_bytes=0)
+        runner = open_session(path, policy=policy, options=options)
+    except BaseException:
+        scratch.cleanup()
+        raise
+    weakref.finalize(runner.session, scratch.cleanup)
+    return runner
 
 
 def with_outputs(model: ir.Model, names: tuple[str, ...]) -> ir.Model:

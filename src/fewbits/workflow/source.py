@@ -1,10 +1,13 @@
 """What the caller means by MODEL: a file, bytes, a model in memory, or the output folder of an earlier run."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -13,11 +16,12 @@ from fewbits.artifact.encodings_read import read_given
 from fewbits.artifact.folder import sha256
 from fewbits.errors import ModelError
 from fewbits.graph.load import load_model
-from fewbits.graph.prepare import PassReport
+from fewbits.graph.prepare import PassReport, Prepared
 from fewbits.graph.prepare import prepare as prepare_graph
+from fewbits.graph.quantized import refuse_quantized
 from fewbits.graph.shapes import fix_dims, infer_shapes
 from fewbits.reporting.record import RunRecord, read_record
-from fewbits.runtime.session import open_session
+from fewbits.runtime.session import RunOptions, open_session
 from fewbits.spec.encodings import Encoding
 
 ModelLike = str | Path | bytes | onnx.ModelProto | ir.Model
@@ -49,7 +53,13 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def open_source(model: ModelLike, *, dims: Mapping[str, int] | None = None, simplify: bool = True) -> Source:
+def open_source(
+    model: ModelLike,
+    *,
+    dims: Mapping[str, int] | None = None,
+    simplify: bool = True,
+    options: RunOptions | None = None,
+) -> Source:
     """Return the prepared float graph of `model`.
 
     An output folder gives its float companion, which is not prepared again, its pinned encodings, and the float model
@@ -59,10 +69,11 @@ def open_source(model: ModelLike, *, dims: Mapping[str, int] | None = None, simp
         model: a path, bytes, a model in memory, or an output folder.
         dims: open dimension -> size.
         simplify: let onnxslim rewrite the graph.
+        options: how models run; says where custom operators are.
 
     Raises:
-        ModelError: it cannot be read, or is refused by the preparation; or the files of the folder do not belong
-            together.
+        ModelError: it cannot be read, is quantized already, or is refused by the preparation; or the files of the
+            folder do not belong together.
         SpecError: `dims` names a dimension that the model does not have.
     """
     folder = output_folder(model)
@@ -71,7 +82,8 @@ def open_source(model: ModelLike, *, dims: Mapping[str, int] | None = None, simp
     if dims:
         fix_dims(graph, dims)
     if folder is None:
-        prepared = prepare_graph(graph, simplify=simplify, check=check_loads)
+        refuse_quantized(graph, model_name(model))
+        prepared = prepare_for(graph, options, simplify=simplify)
         return Source(prepared.model, model_name(model), model_hash(file), prepared.changes, {})
     record = read_record(folder / names.RECORD) if (folder / names.RECORD).is_file() else None
     reference = _reference(folder, graph, dims, record)
@@ -80,7 +92,7 @@ def open_source(model: ModelLike, *, dims: Mapping[str, int] | None = None, simp
         infer_shapes(graph)
         pinned = _pinned(folder, record.pinned, graph)
         return Source(graph, str(folder), model_hash(file), (), pinned, reference, notes)
-    prepared = prepare_graph(graph, simplify=simplify, check=check_loads)
+    prepared = prepare_for(graph, options, simplify=simplify)
     return Source(prepared.model, str(folder), model_hash(file), prepared.changes, {}, reference, notes)
 
 
@@ -101,9 +113,27 @@ def output_folder(model: ModelLike) -> Path | None:
     return folder
 
 
-def check_loads(data: bytes) -> None:
+def check_loads(data: bytes, options: RunOptions | None = None) -> None:
     """Raise where onnxruntime cannot load a model."""
-    open_session(data)
+    open_session(data, options=options)
+
+
+def prepare_for(graph: ir.Model, options: RunOptions | None, *, simplify: bool) -> Prepared:
+    """Return an equivalent graph that quantizes well, and that onnxruntime loads.
+
+    Args:
+        graph: from `load_model`.
+        options: how models run.
+        simplify: let onnxslim rewrite the graph.
+
+    Raises:
+        ModelError: a weight is not finite, or the shapes of the graph contradict each other.
+    """
+
+    def types_of(data: bytes) -> Mapping[str, tuple[np.dtype[Any], Sequence[int | str | None]]]:
+        return {info.name: (info.dtype, info.shape) for info in open_session(data, options=options).output_infos()}
+
+    return prepare_graph(graph, simplify=simplify, check=partial(check_loads, options=options), types_of=types_of)
 
 
 def model_name(model: ModelLike) -> str:

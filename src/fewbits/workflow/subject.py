@@ -84,7 +84,7 @@ def open_subject(
     device = load_target(target)
     options = run_options or RunOptions()
     options.provider_name()
-    source = open_source(model, dims=dims, simplify=simplify)
+    source = open_source(model, dims=dims, simplify=simplify, options=options)
     runner = open_graph(source.model, options)
     reference = runner if source.reference is None else open_graph(source.reference, options)
     dataset = open_data(data, inputs=runner.inputs, preprocess=preprocess)

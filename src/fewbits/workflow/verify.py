@@ -1,6 +1,6 @@
 """Verb verify: reload the artifact in a fresh process and compare it, bit for bit, with what was scored."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def verify(
     eval_samples: int | None = None,
     preprocess: Preprocess | None = None,
     time_limit_s: float = TIME_LIMIT_S,
+    custom_op_libraries: Sequence[str] = (),
     progress: Watcher | None = None,
 ) -> VerifyResult | VerifyPlaceResult:
     """Reload an artifact in a fresh process, compare, and write certificate.json beside it.
@@ -87,6 +88,8 @@ def verify(
         eval_samples: to score on, at most; None takes all.
         preprocess: how images become inputs.
         time_limit_s: on other places, for loading the model and for every answer.
+        custom_op_libraries: shared libraries with the model's own operators; those that the record names are not
+            loaded, because loading one runs its code.
         progress: told of each stage.
 
     Raises:
@@ -101,7 +104,7 @@ def verify(
         PLACES[on].need()
     folder, stages = Path(output), Stages(progress)
     record = read_record(folder / names.RECORD)
-    options = _options(record, on)
+    options = _options(record, on, custom_op_libraries)
     with stages.stage("check files"):
         damaged = _damaged(folder, record)
         _require(folder, names.ARTIFACT, names.FLOAT)
@@ -148,9 +151,16 @@ def _stored(folder: Path, *, has_data: bool) -> Samples:
     return read_samples(folder / names.SAMPLES)
 
 
-def _options(record: RunRecord, on: str) -> RunOptions:
-    used = record.options.get("run_options") or {}
-    options = RunOptions(**used) if isinstance(used, Mapping) else RunOptions()
+def _options(record: RunRecord, on: str, libraries: Sequence[str]) -> RunOptions:
+    used = record.options.get("run_options")
+    used = used if isinstance(used, Mapping) else {}
+    needed = used.get("custom_op_libraries") or ()
+    if needed and not libraries:
+        raise SpecError(
+            f"This artifact was scored with the custom operator library {str(needed[0])!r}: name it, or the one that "
+            f"stands for it here, with --custom-op-library."
+        )
+    options = RunOptions(str(used.get("provider", "cpu")), int(used.get("threads", 0)), tuple(libraries))
     if options.provider.lower() not in ("cpu", "cpuexecutionprovider"):
         raise SpecError(
             f"This artifact was scored on {options.provider!r}, so its stored outputs cannot be expected from {on}: "
@@ -190,16 +200,17 @@ def _feeds(data: Dataset, samples: int) -> Iterator[Arrays]:
 def _compare(
     folder: Path, stored: Samples, options: RunOptions, conditions: Mapping[str, Any], *, is_whole: bool
 ) -> Certificate:
-    jobs = [Job(folder / names.ARTIFACT, policy) for policy in SessionPolicy]
-    jobs.append(Job(reference_file(folder), SessionPolicy.DEFAULT))
-    results = run_fresh(jobs, stored.feeds, options=options)
-    by_policy = dict(zip(SessionPolicy, results, strict=False))
+    # the float model first: what it takes is mapped and given back, which is not so of memory that others leave behind
+    jobs = [Job(reference_file(folder), SessionPolicy.DEFAULT)]
+    jobs += [Job(folder / names.ARTIFACT, policy) for policy in SessionPolicy]
+    floats, *results = run_fresh(jobs, stored.feeds, options=options)
+    by_policy = dict(zip(SessionPolicy, results, strict=True))
     return certify(
         stored.outputs,
         by_policy[SessionPolicy.DEFAULT],
         exact=by_policy[SessionPolicy.EXACT],
         plain=by_policy[SessionPolicy.PLAIN],
-        floats=results[-1],
+        floats=floats,
         conditions=conditions,
         is_whole=is_whole,
     )

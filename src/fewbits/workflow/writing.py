@@ -20,7 +20,7 @@ from fewbits.artifact.samples import Arrays, collect_samples, write_samples
 from fewbits.graph.save import save_model
 from fewbits.reporting.record import RunRecord, plain, write_json
 from fewbits.runtime.data import Dataset
-from fewbits.runtime.session import Runner, RunOptions, open_session
+from fewbits.runtime.session import LargeSession, Runner, RunOptions, open_session
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan
 from fewbits.spec.target import Target
@@ -38,6 +38,7 @@ def write_models(folder: Path, calibration: Calibration, made: Quantized) -> Non
     Raises:
         OutputError: they cannot be written.
     """
+    LargeSession.rest()  # writing takes memory of its own
     save_model(made.model, folder / names.ARTIFACT)
     save_model(calibration.model, folder / names.FLOAT)
     if calibration.source.reference is not None:

@@ -15,7 +15,7 @@ from fewbits.graph.save import EXTERNAL_BYTES, to_bytes, weights_bytes
 NAME = "simplify"
 
 _QUIET = logging.NullHandler()
-_LARGE_WEIGHT_BYTES = 1 << 20
+_LARGE_WEIGHT_BYTES = 1 << 16
 # Those that touch weights are done by fold_batchnorm, fold_affine and fuse_matmul_add: in float64, checked, and with
 # their reasons. FusionGemm would also wrap a MatMul of rank 3 in two Reshapes.
 _SKIPPED_PATTERNS = [

@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fewbits.artifact import names
-from fewbits.errors import SpecError
 from fewbits.reporting.auto_record import AutoRecord, Contender, Fork
-from fewbits.reporting.decode import decode
 from fewbits.reporting.html import text
 from fewbits.reporting.html.chosen import Part, parts
 from fewbits.reporting.html.sources import Source, autos, improvements
@@ -117,11 +115,7 @@ class AutoView:
 
 
 def auto_view(sources: Sequence[Source]) -> AutoView | None:
-    """Return the latest whole workflow; None where there is none.
-
-    Raises:
-        SpecError: what it recorded before quantizing cannot be read.
-    """
+    """Return the latest whole workflow; None where there is none."""
     found = autos(sources)
     if not found:
         return None
@@ -137,7 +131,7 @@ def auto_view(sources: Sequence[Source]) -> AutoView | None:
         parts=() if made is None else parts(made),
         declined=() if made is None else tuple((why, _nodes(nodes)) for why, nodes in made.declined.items()),
         checks=tuple((name, said, _status(said)) for name, said in record.checks.items()),
-        outlook=_outlook(record) if record.preflight else None,
+        outlook=None if record.preflight is None else _outlook(record.preflight, record),
         hashes=tuple(_hashes(record, made)),
     )
 
@@ -212,13 +206,7 @@ def _link(fork: Fork, sources: Sequence[Source]) -> str:
     return next((verb for verb in ("amp", "litemp") if verb in verbs), "")
 
 
-def _outlook(record: AutoRecord) -> Outlook:
-    try:
-        found: Preflight = decode(Preflight, record.preflight, "preflight")
-    except ValueError as error:
-        raise SpecError(
-            f"The record of this run cannot be read: {error}. Run `fewbits auto` again with this version."
-        ) from error
+def _outlook(found: Preflight, record: AutoRecord) -> Outlook:
     first = next((fork.seconds for fork in record.forks if fork.step == "baseline"), None)
     expected = found.seconds - sum(found.parts.get(part, 0.0) for part in _BEFORE)
     return Outlook(

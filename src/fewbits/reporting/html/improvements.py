@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fewbits.errors import SpecError
+from fewbits.reporting.facts import checked_methods
 from fewbits.reporting.html import text
 from fewbits.reporting.html.sources import Source, improvements
 from fewbits.reporting.record import RunRecord
@@ -85,8 +87,12 @@ class ImprovedRun:
 
 
 def improved(sources: Sequence[Source]) -> list[ImprovedRun]:
-    """Return the runs that gave a model better weights, as the page tells them."""
-    return [ImprovedRun(source.label, _caption(r), tuple(_rows(r))) for source, r in improvements(sources)]
+    """Return the runs that gave a model better weights, as the page tells them.
+
+    Raises:
+        SpecError: what one of them recorded cannot be read.
+    """
+    return [ImprovedRun(source.label, _caption(r), tuple(_rows(source, r))) for source, r in improvements(sources)]
 
 
 def next_steps(record: RunRecord) -> Iterator[tuple[str, str]]:
@@ -104,13 +110,19 @@ def _caption(record: RunRecord) -> str:
     return f"{told}. Output errors are relative to the variance of the float model's outputs, on calibration samples."
 
 
-def _rows(record: RunRecord) -> Iterator[ImprovedRow]:
+def _rows(source: Source, record: RunRecord) -> Iterator[ImprovedRow]:
+    try:
+        methods = checked_methods(record.improvement)
+    except ValueError as error:
+        raise SpecError(
+            f"The record of {source.label!r} cannot be read: {error}. Run `fewbits {record.verb}` again."
+        ) from error
     found, unit = record.improvement, str(record.scores.get("unit", ""))
-    error, sqnr = _output(found.get("output_before"))
+    noise, sqnr = _output(found.get("output_before"))
     before = text.number(_known(found.get("before")), unit)
-    yield ImprovedRow("none", "", "", "", "", error, sqnr, before, "", False, False, (), ("", ""), ())
-    kept = [index for index, row in enumerate(found["methods"]) if row["kept"]]
-    for index, row in enumerate(found["methods"]):
+    yield ImprovedRow("none", "", "", "", "", noise, sqnr, before, "", False, False, (), ("", ""), ())
+    kept = [index for index, row in enumerate(methods) if row["kept"]]
+    for index, row in enumerate(methods):
         yield _row(row, unit, is_last=bool(kept) and index == kept[-1])
 
 

@@ -1,19 +1,15 @@
 """Arrays in memory, in .npz and .npy files, and in folders of them. Nothing is ever unpickled."""
 
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from fewbits.errors import DataError
+from fewbits.runtime.data.archive import OBJECTS, map_array, read_archive
 from fewbits.runtime.data.digest import Hash, add_arrays, add_file, add_text
 from fewbits.runtime.data.fit import Chunk
 from fewbits.runtime.data.items import LABEL_NAMES, split_labels
 from fewbits.runtime.data.types import Array, InputInfo
-
-_MAP_FROM_BYTES = 1 << 20  # smaller arrays are read at once: a map costs a file handle
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,16 +131,11 @@ def read_npy(path: Path) -> Array:
         DataError: the file cannot be read, or holds Python objects.
     """
     try:
-        with path.open("rb") as file:
-            if not file.read(6).startswith((b"PK", b"\x93NUMPY")):  # numpy would speak of pickles
-                raise ValueError("it does not begin as one")
-        loaded: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as cause:
+        return map_array(path)
+    except (OSError, ValueError) as cause:
+        if _is_archive(path):
+            raise DataError(f"{str(path)!r} is no single array: name it .npz if it holds several.") from cause
         raise _unreadable(path, cause) from cause
-    if not isinstance(loaded, np.ndarray):
-        loaded.close()
-        raise DataError(f"{str(path)!r} is no single array: name it .npz if it holds several.")
-    return loaded
 
 
 def read_npz(path: Path) -> dict[str, Array]:
@@ -154,39 +145,23 @@ def read_npz(path: Path) -> dict[str, Array]:
         DataError: the file cannot be read, or holds Python objects.
     """
     try:
-        with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as loaded:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            arrays: dict[str, Array] = {}
-            for name in loaded.files:
-                mapped = _map_member(path, members[name])
-                arrays[name] = loaded[name] if mapped is None else mapped
-            return arrays
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as cause:
+        return read_archive(path)
+    except (OSError, ValueError) as cause:
         raise _unreadable(path, cause) from cause
 
 
+def _is_archive(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"PK"
+    except OSError:
+        return False
+
+
 def _unreadable(path: Path, cause: Exception) -> DataError:
-    if "Object arrays" in str(cause) or "Python objects" in str(cause):
+    if str(cause) == OBJECTS:
         return DataError(
             f"{str(path)!r} holds Python objects, which fewbits never unpickles since that runs code: "
             "save arrays of numbers (equal shapes, or one file per batch)."
         )
     return DataError(f"{str(path)!r} cannot be read as a numpy file ({cause}): save it again with numpy.")
-
-
-def _map_member(path: Path, member: zipfile.ZipInfo) -> Array | None:
-    """Map an array inside a .npz; None where it is compressed, small, or written in a way that cannot be mapped."""
-    if member.compress_type != zipfile.ZIP_STORED or member.file_size < _MAP_FROM_BYTES:
-        return None
-    with path.open("rb") as file:
-        file.seek(member.header_offset)
-        local = file.read(30)  # the fixed part of a zip local header; bytes 26-29: lengths of name and extra field
-        file.seek(int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little"), 1)
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            return None
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read(file)
-        if dtype.hasobject:
-            return None
-        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")

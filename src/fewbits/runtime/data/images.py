@@ -14,11 +14,14 @@ from fewbits.errors import DataError
 from fewbits.runtime.data.casts import is_real
 from fewbits.runtime.data.digest import Hash, add_file, add_text
 from fewbits.runtime.data.fit import Chunk
+from fewbits.runtime.data.items import is_file
 from fewbits.runtime.data.preprocess import Preprocess, normalize, resize_and_crop
 from fewbits.runtime.data.types import Array, InputInfo
 
 logger = logging.getLogger(__name__)
 
+# Pillow goes by content and not by name; of its other formats some run programs (EPS runs Ghostscript).
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
@@ -85,11 +88,12 @@ class ImageSource:
             yield Chunk({self.target.info.name: array}, labels, self._name(path))
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix()
+        inside = path.is_relative_to(self.folder)
+        return (path.relative_to(self.folder) if inside else path).as_posix()
 
     def _read(self, path: Path) -> Array:
         try:
-            with Image.open(path) as opened:
+            with Image.open(path, formats=_FORMATS) as opened:
                 mode = opened.mode
                 image = resize_and_crop(_convert(opened, self.target.channels), self.preprocess)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as cause:
@@ -214,10 +218,12 @@ def _from_table(table: Path) -> tuple[tuple[Path, int | None], ...]:
 
 def _parse_row(table: Path, line: int, row: dict[str, str | None]) -> tuple[Path, int]:
     path = table.parent / (row["file"] or "")
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{table.name}, line {line}: the file {row['file']!r} does not exist in {str(table.parent)!r}.")
     try:
         label = int(row["label"] or "")
+        if not -(1 << 31) <= label < 1 << 31:
+            raise ValueError
     except ValueError:
         raise DataError(
             f"{table.name}, line {line}: the label {row['label']!r} is no whole number: give the index of the class."

@@ -10,6 +10,7 @@ import numpy as np
 from fewbits.errors import DataError
 from fewbits.runtime.data.digest import Hash, add_file, add_text
 from fewbits.runtime.data.fit import Chunk
+from fewbits.runtime.data.items import is_file
 from fewbits.runtime.data.types import Array, InputInfo
 
 
@@ -64,7 +65,7 @@ class InputListSource:
     def _find(self, file: str, number: int) -> Path:
         """Look beside the list first, then in the working directory, where Qualcomm's tools look."""
         for path in (self.path.parent / file, Path(file)):
-            if path.is_file():
+            if is_file(path):
                 return path
         raise DataError(f"{self.path.name}, line {number}: the file {file!r} does not exist: check the path.")
 

@@ -1,6 +1,7 @@
 """Read one item of a user's iterable: a dict, an array, or a tuple, with or without labels."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,14 @@ from fewbits.errors import DataError
 from fewbits.runtime.data.types import Array, InputInfo
 
 LABEL_NAMES = ("labels", "label")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have, too long or with a zero byte, is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def as_array(value: Any, origin: str) -> Array:

@@ -1,0 +1,139 @@
+"""Random graphs through prepare, quantize, insert and import: counts of what breaks, and the memory of a long loop."""
+
+import argparse
+import gc
+import logging
+import os
+import re
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+import record
+
+sys.path.insert(0, str(record.HERE.parent / "tests" / "fuzz"))
+import graph_checks as checks
+from graph_strategy import Drawn, drawn_graphs
+
+CHUNK = 50
+WARM_UP = 0.2
+"""Share of the time after which memory should be flat."""
+SHOWN = 20
+
+
+def main() -> None:
+    args = _arguments()
+    warnings.simplefilter("ignore")  # float16 casts of constants
+    logging.disable(logging.CRITICAL)
+    found = record.start("random graphs")
+    tally, failures, samples = checks.Tally(), [], []
+    begin, number = time.perf_counter(), args.seed
+    is_soak = args.minutes > 0
+    while _goes_on(args, tally, time.perf_counter() - begin):
+        left = CHUNK if is_soak else min(CHUNK, args.graphs - tally.graphs - tally.discards)
+        _chunk(left, number, args.makers, tally, failures)
+        number += 1
+        gc.collect()
+        samples.append((time.perf_counter() - begin, resident_mb()))
+    results = _results(tally, failures, samples)
+    _print(results)
+    record.save("fuzz_graphs_soak" if is_soak else "fuzz_graphs", args, found, results)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = record.parser(__doc__ or "")
+    parser.add_argument("--graphs", type=int, default=5000, help="how many graphs")
+    parser.add_argument("--minutes", type=float, default=0.0, help="how long instead, with resident memory sampled")
+    parser.add_argument("--makers", type=int, default=12, help="constructs per graph at most")
+    parser.add_argument("--seed", type=int, default=0, help="of the first chunk; each chunk has the next one")
+    return parser.parse_args()
+
+
+def _goes_on(args: argparse.Namespace, tally: checks.Tally, seconds: float) -> bool:
+    return seconds < 60 * args.minutes if args.minutes > 0 else tally.graphs + tally.discards < args.graphs
+
+
+def _chunk(count: int, number: int, makers: int, tally: checks.Tally, failures: list[dict[str, Any]]) -> None:
+    @seed(number)
+    @settings(
+        max_examples=count, database=None, deadline=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(drawn_graphs(makers))
+    def judge(case: Drawn) -> None:
+        failures.extend({"seed": number, "what": text, "case": repr(case)} for text in _judged(case, tally))
+
+    judge()
+
+
+def _judged(case: Drawn, tally: checks.Tally) -> list[str]:
+    try:
+        return checks.breaches(case, tally)
+    except Exception as error:  # whatever it is, it is a failure to be counted
+        tally.breaches["exception"] += 1
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return [f"exception: {type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {error}"]
+
+
+def resident_mb() -> float:
+    """Return the resident memory of this process in MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _results(tally: checks.Tally, failures: list[dict[str, Any]], samples: list[tuple[float, float]]) -> dict[str, Any]:
+    seconds = samples[-1][0]
+    return {
+        "graphs": tally.graphs,
+        "discards": tally.discards,
+        "nodes": sum(tally.nodes.values()),
+        "operators": dict(tally.nodes.most_common()),
+        "precisions": dict(tally.precisions.most_common()),
+        "left in float": dict(tally.floats.most_common()),
+        "not simulated in torch": tally.unsimulated,
+        "failures": sum(tally.breaches.values()),
+        "failures by invariant": dict(tally.breaches),
+        "kinds of failures": dict(Counter(_kind(f["what"]) for f in failures).most_common()),
+        "examples of failures": failures[:SHOWN],
+        "seconds": round(seconds, 1),
+        "memory": _memory(samples),
+    }
+
+
+def _kind(text: str) -> str:
+    return re.sub(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\d+(\.\d+)?", "_", text)[:160]
+
+
+def _memory(samples: list[tuple[float, float]]) -> dict[str, Any]:
+    """Return resident memory in MB at the ends of chunks, and its slope after the warm-up."""
+    times, sizes = (np.array(part) for part in zip(*samples, strict=True))
+    warm = times > WARM_UP * times[-1]
+    slope = float(np.polyfit(times[warm] / 60, sizes[warm], 1)[0]) if warm.sum() > 2 else None
+    return {
+        "first_mb": round(float(sizes[0]), 1),
+        "after_warm_up_mb": round(float(sizes[warm][0]), 1),
+        "last_mb": round(float(sizes[-1]), 1),
+        "peak_mb": round(float(sizes.max()), 1),
+        "slope_mb_per_minute": None if slope is None else round(slope, 2),
+        "samples": [(round(float(t), 1), round(float(s), 1)) for t, s in zip(times, sizes, strict=True)],
+    }
+
+
+def _print(results: dict[str, Any]) -> None:
+    kept = ("graphs", "discards", "nodes", "failures", "not simulated in torch", "seconds")
+    record.table(["random graphs", ""], [(name, results[name]) for name in kept])
+    record.table(["failures", ""], results["kinds of failures"].items())
+    record.table(["left in float", "nodes"], list(results["left in float"].items())[:SHOWN])
+    memory = {name: size for name, size in results["memory"].items() if name != "samples"}
+    record.table(["resident memory", ""], memory.items())
+
+
+if __name__ == "__main__":
+    main()

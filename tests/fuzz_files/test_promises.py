@@ -1,0 +1,374 @@
+"""What docs/security.md promises of files from outside, each promise seen to hold on a file made to break it."""
+
+import io
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import zipfile
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from borrowed import tiny_model
+from damage_arrays import CANARY, pickled
+from damage_others import _EPS
+from onnx import TensorProto, helper
+from PIL import Image
+
+from fewbits.artifact import names
+from fewbits.artifact.folder import file_facts, staged, temporary_folder
+from fewbits.artifact.samples import unpack_runs
+from fewbits.errors import DataError, FewbitsError, ModelError, OutputError, SpecError
+from fewbits.graph.bounds import MOST_WORK
+from fewbits.graph.load import load_model
+from fewbits.runtime.data import open_data
+from fewbits.runtime.data.types import InputInfo
+from fewbits.runtime.store import STORE, Store, count_results
+from fewbits.workflow.export import export
+
+INPUTS = (InputInfo("image", np.dtype(np.float32), ("N", 3, 8, 8)),)
+
+
+@pytest.fixture
+def canary(tmp_path, monkeypatch) -> Path:
+    """The file that is there once hidden code has run."""
+    path = tmp_path / "code-was-run"
+    monkeypatch.setenv(CANARY, str(path))
+    return path
+
+
+def npy(kind: str, shape: str, body: bytes = b"") -> bytes:
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little") + text + b"\n" + body
+
+
+def npz(folder: Path, content: bytes, method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(folder / "d.npz", "w", method) as archive:
+        archive.writestr("image.npy", content)
+    return folder / "d.npz"
+
+
+def read(path: Path) -> list[int]:
+    return [batch.size for batch in open_data(path, inputs=INPUTS).batches(4)]
+
+
+# nothing is unpickled
+
+
+def test_the_canary_would_be_touched(canary):
+    """Else the tests below show nothing."""
+    import pickle
+
+    pickle.loads(pickled())
+    assert canary.exists()
+
+
+def test_arrays_of_objects_are_not_unpickled(canary, tmp_path):
+    (tmp_path / "d.npy").write_bytes(npy("|O", "(1,)", pickled()))
+    for path in (tmp_path / "d.npy", npz(tmp_path, npy("|O", "(1,)", pickled()))):
+        with pytest.raises(DataError, match="holds Python objects, which fewbits never unpickles"):
+            read(path)
+    with pytest.raises(ValueError, match="holds Python objects"):
+        unpack_runs((tmp_path / "d.npz").read_bytes())
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("is_archive", [False, True])
+def test_checkpoints_and_weights_are_not_unpickled(canary, tmp_path, is_archive):
+    torch = pytest.importorskip("torch")
+    from fewbits.runtime.torch_load import load_torch
+    from fewbits.training.torch_checkpoint import Checkpoint
+
+    path = tmp_path / "c.pt"
+    path.write_bytes(pickled())
+    if is_archive:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("c/data.pkl", pickled())
+            archive.writestr("c/version", "3\n")
+    with pytest.raises(OutputError, match="cannot be read: delete it"):
+        Checkpoint(path).read()
+    with pytest.raises(ModelError, match=r"cannot be loaded|hold more than tensors"):
+        load_torch(torch.nn.Linear(2, 2), path)
+    assert not canary.exists()
+
+
+# a few bytes cannot ask for all memory or time
+
+
+@pytest.mark.parametrize("shape", ["(10000000000000, 3, 8, 8)", "(4611686018427387904, 16)", "(-1, 3, 8, 8)"])
+def test_an_array_that_claims_terabytes_is_refused_before_anything_is_allocated(tmp_path, shape):
+    (tmp_path / "d.npy").write_bytes(npy("<f4", shape, bytes(64)))
+    packed = npz(tmp_path, npy("<f4", shape, bytes(64)), zipfile.ZIP_DEFLATED)
+    for path in (tmp_path / "d.npy", packed):
+        with pytest.raises(DataError, match="claims"):
+            read(path)
+
+
+def test_an_archive_that_unpacks_to_more_than_the_memory_is_refused(tmp_path, monkeypatch):
+    path = npz(tmp_path, npy("<f4", "(5000, 3, 8, 8)", bytes(5000 * 192 * 4)), zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 10_000
+    assert sum(read(path)) == 5000  # what fits is read
+    monkeypatch.setattr("fewbits.runtime.data.archive._memory_bytes", lambda: 1e6)
+    with pytest.raises(DataError, match=r"unpacked it takes 0\.0 GB, more than this machine has"):
+        read(path)
+
+
+def test_a_directory_of_an_archive_that_lies_is_refused(tmp_path):
+    data = bytearray(npz(tmp_path, npy("<f4", "(1, 3, 8, 8)", bytes(768)), zipfile.ZIP_DEFLATED).read_bytes())
+    place = data.rfind(b"PK\x01\x02")
+    data[place + 24 : place + 28] = (2**31).to_bytes(4, "little")  # the size once unpacked
+    (tmp_path / "d.npz").write_bytes(data)
+    with pytest.raises(DataError, match="claims 2147483648 bytes, more than the file can hold"):
+        read(tmp_path / "d.npz")
+
+
+def test_samples_cannot_claim_runs_without_end():
+    out = io.BytesIO()
+    np.savez(out, **{"feeds.names": np.array([], np.str_), "feeds.count": np.array(10**15)})
+    with pytest.raises(ValueError, match="claims 1000000000000000 runs"):
+        unpack_runs(out.getvalue())
+
+
+def functions(deep: int, *, is_cycle: bool = False) -> onnx.ModelProto:
+    """Return a model whose functions call the next one twice."""
+    model = tiny_model()
+    sets = [helper.make_opsetid("", 21), helper.make_opsetid("b", 1)]
+    for level in range(deep):
+        steps = (("a", "m"), ("m", "b"))
+        called = [helper.make_node(f"f{(level + 1) % deep}", [x], [y], domain="b") for x, y in steps]
+        is_last = level == deep - 1 and not is_cycle
+        body = [helper.make_node("Relu", ["a"], ["b"])] if is_last else called
+        model.functions.append(helper.make_function("b", f"f{level}", ["a"], ["b"], body, sets))
+    model.opset_import.add(domain="b", version=1)
+    model.graph.node.append(helper.make_node("f0", ["logits"], ["more"], domain="b"))
+    return model
+
+
+def test_functions_that_double_at_every_level_are_refused():
+    assert len(list(load_model(functions(5)).graph)) == 9 + 16  # what networks need is written out
+    assert 4**12 < MOST_WORK < 4**13
+    for deep in (14, 60, 2000):
+        with pytest.raises(ModelError, match="copies, which no network needs: export it without functions"):
+            load_model(functions(deep))
+
+
+def test_functions_that_call_each_other_are_refused():
+    with pytest.raises(ModelError, match="its function 'f0' calls itself"):
+        load_model(functions(3, is_cycle=True))
+
+
+@pytest.mark.parametrize("dims", [[2**62], [-1], [8, 8, 3], []])
+def test_a_constant_whose_data_do_not_fit_its_shape_is_refused(dims):
+    model = tiny_model()
+    stored = next(tensor for tensor in model.graph.initializer if tensor.name == "w2")
+    del stored.dims[:]
+    stored.dims.extend(dims)
+    with pytest.raises(ModelError, match="holds the constant 'w2', whose data do not fit its type and shape"):
+        load_model(model)
+
+
+def test_an_attribute_without_a_type_is_refused():
+    model = tiny_model()
+    model.graph.node[0].attribute.add(name="odd")
+    with pytest.raises(ModelError, match="the attribute 'odd' of node 'conv1' has no type"):
+        load_model(model)
+
+
+@pytest.mark.parametrize(
+    ("location", "offset"), [("w\0.data", "0"), ("x" * 300, "0"), ("w.data", "-8"), ("w.data", str(2**62))]
+)
+def test_external_data_that_cannot_be_are_refused(tmp_path, location, offset):
+    model = tiny_model()
+    stored = model.graph.initializer[0]
+    stored.ClearField("raw_data")
+    stored.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset)):
+        stored.external_data.add(key=key, value=value)
+    (tmp_path / "w.data").write_bytes(bytes(4096))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"names no file|is not a valid ONNX graph|begins at byte -8|is cut short"):
+        load_model(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(("kind", "dims"), [(TensorProto.UNDEFINED, [2]), (TensorProto.FLOAT, [-2])])
+def test_external_data_without_a_type_or_a_size_are_refused(tmp_path, kind, dims):
+    model = tiny_model()
+    stored = model.graph.initializer[0]
+    stored.CopyFrom(TensorProto(name=stored.name, data_type=kind, dims=dims, data_location=TensorProto.EXTERNAL))
+    stored.external_data.add(key="location", value="w.data")
+    (tmp_path / "w.data").write_bytes(bytes(4096))
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"which cannot be|is not a valid ONNX graph"):
+        load_model(tmp_path / "m.onnx")
+
+
+def test_no_feed_is_made_up_for_an_input_of_terabytes():
+    from fewbits.workflow.parity import random_feeds
+
+    huge = InputInfo("image", np.dtype(np.float32), ("N", 2**40, 8))
+    with pytest.raises(DataError, match=r"takes 3\.52e\+04 GB, too much to make one up"):
+        next(random_feeds([huge], 1))
+
+
+# stores, pictures, records
+
+
+def database(folder: Path, statement: str) -> Path:
+    with Store(folder / STORE) as store:
+        store.put("key", 0.5)
+    with closing(sqlite3.connect(folder / STORE)) as opened:
+        opened.executescript(statement)
+    return folder / STORE
+
+
+ENDLESS = """
+DROP TABLE results;
+CREATE VIEW results AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)
+SELECT i AS key, i AS value, '' AS digest FROM n;
+"""
+TRIGGER = "CREATE TRIGGER t AFTER INSERT ON results BEGIN DELETE FROM results; END;"
+
+
+@pytest.mark.parametrize("statement", [ENDLESS, TRIGGER])
+def test_a_store_with_statements_of_its_own_is_refused(tmp_path, statement):
+    path = database(tmp_path, statement)
+    with pytest.raises(OutputError, match="damaged: it holds other tables than fewbits makes"):
+        Store(path)
+    assert count_results(path) is None
+
+
+def test_a_result_that_was_changed_is_not_taken_for_one(tmp_path):
+    path = database(tmp_path, "UPDATE results SET value = '0.25'")
+    with Store(path) as store, pytest.raises(OutputError, match="a result in it is not what was put there"):
+        store.get("key")
+
+
+def test_a_store_of_the_first_layout_begins_anew(tmp_path):
+    with closing(sqlite3.connect(tmp_path / STORE)) as opened:
+        opened.executescript(
+            "CREATE TABLE results (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID; PRAGMA user_version = 1;"
+            "INSERT INTO results VALUES ('key', '0.5')"
+        )
+    with Store(tmp_path / STORE) as store:
+        assert store.get("key") is None
+        store.put("key", 0.75)
+        assert store.get("key") == 0.75
+    assert count_results(tmp_path / STORE) == 1
+
+
+def test_a_picture_goes_to_the_readers_of_its_formats_only(tmp_path, monkeypatch):
+    """Pillow goes by content: an EPS file, whatever its name, would be run by Ghostscript."""
+    from PIL import EpsImagePlugin
+
+    ran = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_args, **_more: ran.append(1))
+    (tmp_path / "0.png").write_bytes(_EPS)
+    with Image.open(tmp_path / "0.png") as opened:
+        assert opened.format == "EPS"
+    with pytest.raises(DataError, match=r"0\.png' cannot be read"):
+        read(tmp_path)
+    assert not ran
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/b", "..\\evil", "C:evil", ""])
+def test_a_record_cannot_name_files_outside_of_its_folder(quantized_folder, tmp_path, name):
+    folder = tmp_path / "run"
+    shutil.copytree(quantized_folder, folder)
+    (tmp_path / "evil").write_bytes(b"evil")
+    document = json.loads((folder / names.RECORD).read_text())
+    document["files"] = {**file_facts(folder), name: {"sha256": "0" * 64, "bytes": 4}}
+    (folder / names.RECORD).write_text(json.dumps(document))
+    with pytest.raises(SpecError, match="which is no name of a file in the run's folder"):
+        export(folder, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("accepted", ["../elsewhere", "/tmp", "a/../../b"])
+def test_a_record_cannot_name_folders_outside_of_its_own(tmp_path, accepted):
+    from sample_records import baseline_record
+
+    from fewbits.reporting.read import read_any
+
+    document = json.loads(baseline_record().to_json())
+    document["verdict"]["accepted"] = accepted
+    (tmp_path / "record.json").write_text(json.dumps(document))
+    with pytest.raises(SpecError, match="which is not inside the run's"):
+        read_any(tmp_path / "record.json")
+
+
+# what fewbits itself writes, runs and asks for
+
+
+def test_files_are_written_under_the_output_only_and_nothing_asks_the_network(tiny, tmp_path, monkeypatch):
+    from fewbits import quantize
+    from fewbits.workflow.report import report
+
+    def refuse(*_args, **_more):
+        raise AssertionError("the network was asked")
+
+    for folder in ("work", "home", "tmp"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    before = {path: path.stat().st_mtime_ns for path in tiny.model.parent.iterdir()}
+    quantize(tiny.model, data=tiny.calib, output="out")
+    report("out")
+    assert {path.name for path in (tmp_path / "work").iterdir()} == {"out"}
+    assert not list((tmp_path / "home").iterdir())
+    assert not list((tmp_path / "tmp").iterdir())
+    assert before == {path: path.stat().st_mtime_ns for path in tiny.model.parent.iterdir()}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX's")
+def test_scratch_folders_are_private(tmp_path):
+    with temporary_folder() as scratch, staged(tmp_path / "out") as stage:
+        for folder in (scratch, stage):
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_processes_do_not_import_from_the_current_folder(quantized_folder, tmp_path):
+    (tmp_path / "json.py").write_text("raise SystemExit('code was run')")
+    (tmp_path / "numpy.py").write_text("raise SystemExit('code was run')")
+    folder = tmp_path / "run"
+    shutil.copytree(quantized_folder, folder)
+    program = "import sys; sys.argv[0] = 'fewbits'; from fewbits.cli import main; main()"
+    command = [sys.executable, "-P", "-c", program, "verify", str(folder)]  # -P: as the installed program begins
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "code was run" not in done.stdout + done.stderr
+
+
+def test_a_settings_file_names_code_and_does_not_run_it_when_it_is_read(canary, tmp_path):
+    from fewbits.cli.settings import open_settings
+
+    (tmp_path / "data.py").write_text(f"from pathlib import Path\nPath({str(canary)!r}).touch()\n")
+    (tmp_path / "fewbits.toml").write_text('[data]\ncalibration = "data.py:load"\n')
+    settings = open_settings(tmp_path / "fewbits.toml")
+    assert settings is not None
+    given = settings.defaults("quantize", [])
+    assert [one.value for one in given.values()] == [f"{tmp_path / 'data.py'}:load"]
+    assert not canary.exists()
+    with pytest.raises(FewbitsError, match="load"):  # what it names is run by the verb, on purpose
+        open_data(f"{tmp_path / 'data.py'}:load", inputs=INPUTS)
+    assert canary.exists()
+
+
+def test_a_name_that_is_too_long_for_a_file_is_one_sentence(capsys):
+    from typer.main import get_command
+
+    from fewbits.cli.app import app
+
+    with pytest.raises(SystemExit) as ended:
+        get_command(app).main(["inspect", "x" * 5000])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith("is too long for a file: check the path.\n")

@@ -1,0 +1,81 @@
+"""Memory of the ranking of groups: what is told beforehand, and that it is given back."""
+
+import weakref
+
+import pytest
+
+from fewbits.analysis import sensitivity
+from fewbits.quantization.profile import Profile
+from fewbits.runtime import heap
+from fewbits.runtime.session import RunOptions
+from fewbits.workflow import preflight_memory as memory
+from fewbits.workflow.calibrate import calibrate_subject
+from fewbits.workflow.quantized import quantize_calibrated
+from fewbits.workflow.sensitivity import one_pass
+from fewbits.workflow.stages import Stages
+from fewbits.workflow.subject import open_subject
+
+
+@pytest.fixture
+def subject(tiny):
+    return open_subject(tiny.model, data=tiny.calib, run_options=RunOptions(threads=1))
+
+
+def test_a_shared_tensor_has_a_gradient_for_each_of_its_readers_too(subject):
+    graph = subject.model.graph
+    sizes = memory.tensor_bytes(graph, {})
+    names = [str(value.name) for node in graph for value in node.inputs if value is not None]
+    shared = {name: names.count(name) for name in sizes if names.count(name) > 1}
+    assert shared
+    assert memory.gradient_bytes(graph, sizes) == sum(sizes.values()) + sum(
+        n * sizes[name] for name, n in shared.items()
+    )
+
+
+def test_litemp_mb_counts_gradients_of_as_many_probes_as_are_held(subject):
+    sizes = memory.tensor_bytes(subject.model.graph, {})
+    few, more = (memory.litemp_mb(subject.model, sizes, 1, probes) for probes in (1, 4))
+    one = memory.gradient_bytes(subject.model.graph, sizes)
+    assert more - few == pytest.approx(3 * one / memory.MB)
+    large = {name: 1e6 * size for name, size in sizes.items()}
+    held, one = (memory.litemp_mb(subject.model, large, 1, probes) for probes in (16, 1))
+    assert held == one  # those of one probe are more than what is held of several
+    middle = {name: sensitivity.MOST_BYTES / 10 / sum(sizes.values()) * size for name, size in sizes.items()}
+    assert memory.litemp_mb(subject.model, middle, 1, 64) == memory.litemp_mb(subject.model, middle, 1, 32)
+
+
+def test_resident_memory_is_at_most_the_peak():
+    now = memory.resident_mb()
+    if now is None:
+        pytest.skip("the system does not tell resident memory")
+    assert 10 < now <= memory.peak_mb() * 1.01
+
+
+def test_gradients_of_one_share_are_gone_before_the_next_is_computed(subject, monkeypatch):
+    torch = pytest.importorskip("torch")
+    derive, before, alive, trimmed = torch.autograd.grad, [], [], []
+
+    def watched(*given, **how):
+        alive.append(sum(one() is not None for one in before))
+        made = derive(*given, **how)
+        before[:] = [weakref.ref(gradient) for gradient in made if gradient is not None]
+        return made
+
+    monkeypatch.setattr(torch.autograd, "grad", watched)
+    monkeypatch.setattr(sensitivity, "MOST_BYTES", 1)
+    monkeypatch.setattr(heap, "_malloc_trim", lambda: trimmed.append)
+    calibration = calibrate_subject(subject, samples=8, stages=Stages())
+    made = [quantize_calibrated(calibration, Profile.parse("w8a8"), ranges="minmax")]
+    one_pass(calibration, made, samples=8, probes=4)
+    assert len(alive) >= 4
+    assert not any(alive)
+    assert len(before) > 5
+    assert trimmed
+
+
+def test_trim_heap_does_nothing_where_the_c_library_cannot(monkeypatch):
+    monkeypatch.setattr(heap.sys, "platform", "darwin")
+    heap._malloc_trim.cache_clear()
+    assert heap._malloc_trim() is None
+    heap.trim_heap()
+    heap._malloc_trim.cache_clear()
