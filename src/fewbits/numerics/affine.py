@@ -23,6 +23,8 @@ F64 = npt.NDArray[np.float64]
 
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 """Smallest normal float32: scales below are raised to it, since runtimes may flush denormals to zero."""
+LARGEST_VALUE = float(np.finfo(np.float32).max) * (1 - 2.0**-20)
+"""No code may stand for more, whatever way a runtime rounds the product of code and scale."""
 
 
 def quantize(x: npt.ArrayLike, encoding: Encoding) -> npt.NDArray[Any]:
@@ -190,9 +192,10 @@ def grid_from_range(low: F64, high: F64, spec: QuantSpec) -> tuple[F64, F64]:
     if spec.is_symmetric:
         middle = 0 if spec.dtype.is_signed else 2 ** (spec.bits - 1)
         scale = _usable(np.maximum(-low, high) / (spec.qmax - middle))
-        return scale, np.full(scale.shape, float(middle))
+        return _bounded(scale, middle - spec.qmin), np.full(scale.shape, float(middle))
     scale = _usable((high - low) / (spec.qmax - spec.qmin))
-    return scale, np.clip(np.rint(spec.qmin - low / scale), spec.qmin, spec.qmax)
+    zero_point = np.clip(np.rint(spec.qmin - low / scale), spec.qmin, spec.qmax)
+    return _bounded(scale, np.maximum(zero_point - spec.qmin, spec.qmax - zero_point)), zero_point
 
 
 def bias_encoding(input_scale: npt.ArrayLike, weight_scale: npt.ArrayLike) -> Encoding:
@@ -225,6 +228,11 @@ def bias_encoding(input_scale: npt.ArrayLike, weight_scale: npt.ArrayLike) -> En
 def _usable(scale: F64) -> F64:
     rounded = np.asarray(scale).astype(np.float32).astype(np.float64)
     return np.asarray(np.maximum(rounded, SMALLEST_SCALE), dtype=np.float64)
+
+
+def _bounded(scale: F64, steps: F64 | int) -> F64:
+    """Return `scale` such that `steps` of it, the farthest code from zero, stay a finite float32."""
+    return np.asarray(np.minimum(scale, np.float32(LARGEST_VALUE / steps)), dtype=np.float64)
 
 
 def _steps(values: F32, scale: F32, zero_point: npt.NDArray[np.int64], spec: QuantSpec) -> Reals:

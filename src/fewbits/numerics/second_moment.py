@@ -17,6 +17,9 @@ F64 = npt.NDArray[np.float64]
 MOST_INPUTS = 1024
 """Layers with more inputs per output than this keep the diagonal and the mean only."""
 
+LARGEST = 2.0**50
+"""Larger inputs are not squared: a million of these squares still add up to a float32."""
+
 _FLUSH_ROWS = 64
 
 
@@ -25,10 +28,12 @@ class SecondMoment:
     """Mutable accumulator for one layer with G groups of K inputs each.
 
     Attributes:
-        rows: how many rows each group has seen.
+        rows: how many rows each group has seen; 0 for good once an input was larger than `LARGEST`.
+        is_too_large: an input was.
     """
 
     rows: int = 0
+    is_too_large: bool = False
     _waiting: list[F32] = field(default_factory=list)
     _waiting_rows: int = 0
     _offset: F32 | None = None
@@ -37,6 +42,10 @@ class SecondMoment:
 
     def update(self, rows: npt.NDArray[Any]) -> None:
         """Take rows in: [G, R, K], R sampled input vectors of each of G groups."""
+        if self.is_too_large or (rows.size and max(rows.max(), -rows.min()) > LARGEST):
+            self.is_too_large, self.rows = True, 0
+            self._waiting, self._waiting_rows, self._offset, self._square, self._sum = [], 0, None, None, None
+            return
         self._waiting.append(np.array(rows, dtype=np.float32))
         self._waiting_rows += rows.shape[1]
         self.rows += rows.shape[1]

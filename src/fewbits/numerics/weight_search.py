@@ -34,18 +34,20 @@ def search_weight_scales(rows: F32, spec: QuantSpec, moment: SecondMoment, *, ce
     """
     tops = np.abs(rows).max(axis=(2, 3))
     full = np.where(tops > 0, tops, tops.max() if tops.max() > 0 else 1.0) / spec.qmax
-    base = np.asarray(np.maximum(full, SMALLEST_SCALE), dtype=np.float32)
+    absmax_scale = np.asarray(np.maximum(full, SMALLEST_SCALE), dtype=np.float32)
+    unit = np.frexp(tops)[1]  # channels are searched near 1, where squares neither overflow nor vanish
+    rows, base = np.ldexp(rows, -unit[:, :, None, None]), np.ldexp(absmax_scale, -unit)
     variance, mean = moment.variance(), moment.mean() * (0 if centered else 1)
     matrix = moment.matrix(centered=centered)
     cheap = np.stack([_cheap_error(_delta(rows, base * r, spec), variance, mean) for r in RATIOS])
     if matrix is None:
-        return _pick(base, RATIOS[np.argmin(cheap, axis=0)])
+        return _pick(absmax_scale, RATIOS[np.argmin(cheap, axis=0)])
     kept = int(np.clip(_WORK / max(rows.size * rows.shape[-1], 1), 5, len(RATIOS)))
     order = np.argsort(cheap, axis=0, kind="stable")[:kept]
     coarse = [np.ones(base.shape), *RATIOS[order]]
     chosen = _least(rows, base, spec, matrix, coarse)
     fine = [chosen, *(chosen * (1 + _FINE * step) for step in np.linspace(-1, 1, max(kept // 2, 4)))]
-    return _pick(base, _least(rows, base, spec, matrix, [np.minimum(f, RATIOS[0]) for f in fine]))
+    return _pick(absmax_scale, _least(rows, base, spec, matrix, [np.minimum(f, RATIOS[0]) for f in fine]))
 
 
 def _least(rows: F32, base: F32, spec: QuantSpec, matrix: F32, ratios: Sequence[F64]) -> F64:

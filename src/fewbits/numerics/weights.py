@@ -61,7 +61,7 @@ def weight_encoding(
     low, high = _row_ranges(rows)
     if method == "mse":
         problem = _Problem(rows, _factor(importance, "importance", weight, spec), _factor(mean, "mean", weight, spec))
-        ratios = _best_ratios(problem, low, high, spec)
+        ratios = _best_ratios(*_near_one(problem, low, high), spec)
         low, high = low * ratios, high * ratios
     shape = _scale_shape(weight.shape, spec)
     encoding = encoding_from_range(low.reshape(shape), high.reshape(shape), spec)
@@ -139,6 +139,13 @@ def _with_scale_for_zeros(encoding: Encoding, is_zero: npt.NDArray[np.bool_]) ->
     else:
         scale[is_zero] = scale[~is_zero].max()
     return Encoding(encoding.spec, scale, encoding.zero_point)
+
+
+def _near_one(problem: _Problem, low: F64, high: F64) -> tuple[_Problem, F64, F64]:
+    """Return the search with each row scaled by a power of two: its squares neither overflow nor vanish."""
+    unit = np.frexp(np.maximum(-low, high))[1]
+    rows = np.ldexp(problem.rows, -unit[:, None])
+    return _Problem(rows, problem.importance, problem.mean), np.ldexp(low, -unit), np.ldexp(high, -unit)
 
 
 def _best_ratios(problem: _Problem, low: F64, high: F64, spec: QuantSpec) -> F64:

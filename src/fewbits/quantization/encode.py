@@ -1,6 +1,6 @@
 """Stage encode: (plan, statistics, range choices) -> one Encoding per grid. What is pinned is never derived again."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -10,9 +10,10 @@ import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
 from fewbits.errors import SpecError
-from fewbits.numerics.affine import encoding_from_range
+from fewbits.numerics.affine import SMALLEST_SCALE, encoding_from_range
 from fewbits.numerics.histogram import Histogram
 from fewbits.numerics.ranges import Estimator, MinMax, Mse
+from fewbits.numerics.second_moment import LARGEST
 from fewbits.numerics.weight_search import search_weight_scales
 from fewbits.numerics.weights import WeightMethod, weight_encoding
 from fewbits.quantization.biases import BiasFitter, Shifts, constant_values
@@ -115,7 +116,8 @@ def encode(
     fixed = [key for key, grid in plan.grids.items() if work.pin(key, grid) is not None]
     biases = BiasFitter(graph, plan, statistics, work.encodings, fixed, ranges.correct_biases, work.memo.shifts)
     biases.run()
-    return Encoded(work.encodings, biases.widened, biases.values, (*work.notes, *biases.notes))
+    notes = (*work.notes, *_vanishing(plan, work.encodings), *_unsquared(plan, statistics), *biases.notes)
+    return Encoded(work.encodings, biases.widened, biases.values, notes)
 
 
 @dataclass
@@ -219,6 +221,35 @@ class _Encoder:
     def _is_centered(self, layer: Layer | None) -> bool:
         """Whether the bias will take up the mean error of the weights."""
         return layer is not None and self.ranges.correct_biases and layer.has_bias and layer.op != "ConvTranspose"
+
+
+def _vanishing(plan: Plan, encodings: Mapping[str, Encoding]) -> Iterator[str]:
+    """Say which tensors lie so close to zero that their grids are coarser than was asked for."""
+    grids = (
+        grid
+        for key, grid in plan.grids.items()
+        if grid.role is not Role.BIAS and (encodings[key].scale <= SMALLEST_SCALE).any()
+    )
+    names = list(dict.fromkeys(grid.tensor for grid in grids))
+    if names:
+        yield (
+            f"{_some(names)}: values so close to zero that their scale, in part or whole, is raised to "
+            f"{SMALLEST_SCALE:g}, the smallest that runtimes do not take for zero; scale such tensors up in the model."
+        )
+
+
+def _unsquared(plan: Plan, statistics: Statistics) -> Iterator[str]:
+    """Say which layers read values so large that neither weight scales nor biases were fitted to them."""
+    names = [node for node, moment in statistics.moments.items() if moment.is_too_large and (node, 1) in plan.inputs]
+    if names:
+        yield (
+            f"{_some(names)}: inputs above {LARGEST:g} were seen, too large to square: weight scales do not follow "
+            f"the inputs there, and biases are not corrected; scale such tensors down in the model."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _weight_readers(graph: ir.Graph, plan: Plan) -> dict[str, Layer]:

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from fewbits.errors import DataError
 from fewbits.graph.topology import constant, data_positions, data_values, fusions, is_float32, op_rule
+from fewbits.numerics.affine import LARGEST_VALUE
 from fewbits.numerics.histogram import Histogram
 from fewbits.numerics.second_moment import SecondMoment
 from fewbits.quantization.layers import Layer, find_layers
@@ -390,7 +391,7 @@ def _outside(low: float, high: float) -> tuple[float, float]:
     if low >= high == 0 or low > high:
         return -MASK, MASK
     reach = _REACH * max(max(high, 0.0) - min(low, 0.0), _REACH)
-    return low - reach, high + reach
+    return max(low - reach, -LARGEST_VALUE), min(high + reach, LARGEST_VALUE)
 
 
 MASK = 65504.0
