@@ -7,9 +7,10 @@ import pytest
 from command_line import PROGRAM, ok, refused, words
 
 from fewbits.artifact import names
-from fewbits.cli.improve import parse_effort, parse_size
+from fewbits.cli.improve import parse_effort
 from fewbits.errors import SpecError
 from fewbits.runtime.store import STORE
+from fewbits.workflow.ceiling import parse_size
 
 pytest.importorskip("torch")
 

@@ -1,6 +1,5 @@
 """Commands adaround, improve and qat: steps 4 and 5 of the workflow."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +7,6 @@ import typer
 
 from fewbits.cli.options import Data, Json, Model, OutputFolder, Quiet
 from fewbits.cli.shared import GOAL, GRAPH, IMAGES, RANGED, RUNNING, SCORED, Group, takes, verb_options
-from fewbits.errors import SpecError
 from fewbits.improvement.methods import NAMES, Effort
 from fewbits.training.schedule import Training
 
@@ -16,7 +14,6 @@ EFFORT, TRAINING = Effort(), Training()
 MEMORY = "4GB"
 _METHODS = ", ".join(NAMES)
 _ROUNDING, _TRAINING = "Rounding", "Training"
-_BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 _Precision = Annotated[
     str, typer.Option("--precision", "-p", metavar="P", help="w4a8, w4a16, w8a8 ...: of what --profile does not name.")
@@ -215,6 +212,8 @@ def parse_effort(
     Raises:
         SpecError: an option cannot be.
     """
+    from fewbits.workflow.ceiling import parse_size
+
     return Effort(granularity, iterations, parse_size(memory), seed, device, with_activations)
 
 
@@ -222,15 +221,3 @@ def _training(given: dict[str, Any]) -> Training:
     """Return how training goes; its own options are taken out of `given`."""
     own = {name: given.pop(name) for name in ("steps", "rate", "minutes", "hints", "labels", "window")}
     return Training(**own, batch_size=given.pop("train_batch"), seed=given["seed"], device=given["device"])
-
-
-def parse_size(text: str) -> int:
-    """Return 4000000000 of "4GB" and 500000000 of "500 MB".
-
-    Raises:
-        SpecError: it is no size.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B|)", text.strip().upper())
-    if match is None or not float(match[1]):
-        raise SpecError(f"--memory {text!r} is no size: write --memory 500MB or --memory 4GB.")
-    return max(1, int(float(match[1]) * _BYTES[match[2]]))

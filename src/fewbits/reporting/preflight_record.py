@@ -40,6 +40,7 @@ class Preflight:
         warnings: sentences for the user, the gravest first.
         step1_mb: largest resident memory until the end of step 1; None where the system does not tell.
         later_mb: later step (litemp, improve) -> largest resident memory with it, an upper figure.
+        waiting_mb: of the step improve in `later_mb`: activations that wait for all samples, and can wait in files.
         later_s: later step -> seconds that one candidate more takes (made, written, scored), its search not counted.
     """
 
@@ -55,4 +56,5 @@ class Preflight:
     warnings: tuple[str, ...]
     step1_mb: float | None = None
     later_mb: Mapping[str, float] = field(default_factory=dict)
+    waiting_mb: float = 0.0
     later_s: Mapping[str, float] = field(default_factory=dict)

@@ -78,6 +78,7 @@ class Facts:
         unmeasured: acceptable models whose latency someone must measure on the device first.
         has_better_weights: an improver changed something and was kept.
         has_torch: steps that need it are possible.
+        may_improve: the memory that the run may take is enough for better weights.
         asks_qat: the user wants training.
         has_time: a limit was set, and is not used up.
         is_over: a limit was set, and is used up.
@@ -95,6 +96,7 @@ class Facts:
     unmeasured: tuple[str, ...] = ()
     has_better_weights: bool = False
     has_torch: bool = True
+    may_improve: bool = True
     asks_qat: bool = False
     has_time: bool = False
     is_over: bool = False
@@ -102,6 +104,11 @@ class Facts:
     def is_new(self, step: str) -> bool:
         """Whether a step was not made yet."""
         return step not in self.done
+
+    @property
+    def can_improve(self) -> bool:
+        """Whether better weights are possible."""
+        return self.has_torch and self.may_improve
 
     @property
     def blames_weights(self) -> bool:
@@ -188,12 +195,12 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "improve",
-        lambda f: f.blames_weights and f.base_fails and f.has_torch and f.is_new("improve"),
+        lambda f: f.blames_weights and f.base_fails and f.can_improve and f.is_new("improve"),
         lambda f: f"better weights first, since {f.reason}",
     ),
     Rule(
         "adaround",
-        lambda f: f.blames_weights and f.base_fails and f.has_torch and f.is_new("adaround"),
+        lambda f: f.blames_weights and f.base_fails and f.can_improve and f.is_new("adaround"),
         lambda f: f"learned rounding, since the quicker methods were not enough: {f.said_best}",
     ),
     Rule(
@@ -223,7 +230,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "narrow",
-        lambda f: f.wants_cheaper and f.best is not None and f.has_torch and f.is_new("narrow"),
+        lambda f: f.wants_cheaper and f.best is not None and f.can_improve and f.is_new("narrow"),
         lambda f: f"4-bit weights with better rounding may be enough, and cheaper than {f.said_best}",
     ),
     Rule(
@@ -233,7 +240,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "improve",
-        lambda f: f.needs_better and not f.too_slow and f.has_torch and f.is_new("improve"),
+        lambda f: f.needs_better and not f.too_slow and f.can_improve and f.is_new("improve"),
         lambda f: f"better weights may help, since nothing meets the goals yet: {f.said_best}",
     ),
     Rule(

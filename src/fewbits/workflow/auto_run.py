@@ -37,7 +37,7 @@ from fewbits.workflow.stages import Stages, Watcher
 from fewbits.workflow.verdict import Finding, Verdict
 from fewbits.workflow.writing import Options
 
-OWN_OPTIONS = ("goal", "max_latency", "latency_by", "time", "qat", "soc")
+OWN_OPTIONS = ("goal", "max_latency", "latency_by", "time", "qat", "soc", "memory")
 """Options of `auto` that the verbs it calls do not have."""
 _NO_TORCH = "Better weights and training need torch, which is not installed: pip install 'fewbits[torch]'."
 _COMMAND = (
@@ -107,8 +107,8 @@ class AutoRun:
         return record
 
     def _note_lack(self, facts: Facts, step: str) -> None:
-        wanted, _ = decide(replace(facts, has_torch=True))
-        if wanted != step and _NO_TORCH not in self.notes:
+        wanted, _ = decide(replace(facts, has_torch=True, may_improve=True))
+        if wanted != step and not facts.has_torch and _NO_TORCH not in self.notes:
             self.notes.append(_NO_TORCH)
 
     def _do(self, step: str, why: str, facts: Facts) -> None:
@@ -151,6 +151,7 @@ class AutoRun:
             unmeasured=unmeasured_of(found) if waits else (),
             has_better_weights=self.steps.has_better_weights,
             has_torch=importlib.util.find_spec("torch") is not None,
+            may_improve=self.steps.room.effort is not None,
             asks_qat=bool(self.steps.options["qat"]),
             has_time=left is not None and left > 0,
             is_over=left is not None and left <= 0,
@@ -190,7 +191,7 @@ class AutoRun:
             preflight=self.preflight,
             command=_command(options),
             next_steps=(),
-            notes=(*given.target.notes, *given.source.notes, *self.notes),
+            notes=(*given.target.notes, *given.source.notes, *self.steps.room.notes, *self.notes),
             wall_s=time.monotonic() - self.begin,
             peak_mb=peak_mb() or 0.0,
             **self._contest.facts(),

@@ -21,6 +21,7 @@ from fewbits.workflow.auto_latency import DEVICE, ORT
 from fewbits.workflow.auto_rules import Aim
 from fewbits.workflow.baseline import PRECISIONS, baseline
 from fewbits.workflow.candidates import Candidate
+from fewbits.workflow.ceiling import Room
 from fewbits.workflow.improve import ImproveResult, improve
 from fewbits.workflow.improve_run import NothingToImproveError
 from fewbits.workflow.litemp import litemp
@@ -87,6 +88,7 @@ class Steps:
         deadline: time.monotonic() at which the run is to end; None sets no limit.
         refused: precision -> why the target does not take it.
         has_better_weights: an improver changed something and was kept.
+        room: what fits into the memory that the run may take.
         begin: the model that the caller gave.
     """
 
@@ -98,6 +100,7 @@ class Steps:
     deadline: float | None = None
     refused: dict[str, str] = field(default_factory=dict)
     has_better_weights: bool = False
+    room: Room = field(default_factory=Room)
     begin: "Start" = field(init=False)
 
     def __post_init__(self) -> None:
@@ -172,7 +175,9 @@ class Steps:
     def _litemp(self, wide: str) -> Made:
         start = self._start((BASE, wide))
         given, ready = self._given("litemp", start)
-        result = litemp(start.model, base=BASE, high=wide, time_limit=self._least_left_s, **given)
+        result = litemp(
+            start.model, base=BASE, high=wide, time_limit=self._least_left_s, ranking=self.room.ranking, **given
+        )
         steps = [(f"litemp-p{step.percent:02g}", step.candidate) for step in result.steps]
         made = tuple(self._of_candidate("litemp", name, candidate) for name, candidate in steps)
         return Made(result.record.reason, made, ready.memory.runs, "litemp")
@@ -183,7 +188,14 @@ class Steps:
             return Made(f"{self.ready.subject.target.name} takes no more than one of {', '.join(candidates)}")
         start = self._start(possible)
         given, ready = self._given(step, start)
-        result = amp(start.model, candidates=possible, cost=cost, time_limit=self._least_left_s, **given)
+        result = amp(
+            start.model,
+            candidates=possible,
+            cost=cost,
+            time_limit=self._least_left_s,
+            ranking=self.room.ranking,
+            **given,
+        )
         made = []
         for point in result.record.points:
             if point.folder is not None and point.score is not None and point.drop is not None:
@@ -223,8 +235,9 @@ class Steps:
         given, ready = self._given(step)
         try:
             result = improve(
-                self.model, precision=precision, methods=methods, auto=True, time_limit=self._least_left_s, **given
-            )
+                self.model, precision=precision, methods=methods, auto=True, time_limit=self._least_left_s,
+                effort=self.room.effort, **given,
+            )  # fmt: skip
         except NothingToImproveError as error:
             return Made(str(error))
         kept = [row for row in result.methods if row.kept and row.changed]

@@ -88,7 +88,7 @@ def preflight(
     count = seen.samples if seen.is_all else samples
     parts = _parts(seen, plain, found, before, count)
     parts = {"prepare": prepared, STAGE: time.perf_counter() - begin, **parts}
-    step1_mb, later_mb = _memory(seen, count, steps)
+    step1_mb, later_mb, waiting_mb = _memory(seen, count, steps)
     spread, width = deviation(before, None if goal is None else goal.max_drop), widths(seen.magnitudes)
     told = Preflight(
         seconds=sum(parts.values()),
@@ -103,6 +103,7 @@ def preflight(
         warnings=(),
         step1_mb=step1_mb,
         later_mb=later_mb,
+        waiting_mb=waiting_mb,
         later_s=_later_s(found, before, plain, steps),
     )
     lacking = 1 - float(width[max(len(width) // 2, 1) - 1])
@@ -147,23 +148,27 @@ def _score_s(one: Probe, plain: Probe, before: Evaluation) -> float:
     return before.seconds + inside * (one.scoring_s / plain.scoring_s - 1)
 
 
-def _memory(seen: Look, samples: int, steps: Collection[str]) -> tuple[float | None, dict[str, float]]:
-    """Return the peak of step 1, and those with later steps; nothing where the system does not tell memory."""
+def _memory(seen: Look, samples: int, steps: Collection[str]) -> tuple[float | None, dict[str, float], float]:
+    """Return the peak of step 1, those with later steps, and what waits while weights are rounded.
+
+    There is nothing where the system does not tell memory.
+    """
     peak = memory.peak_mb()
     if peak is None:
-        return None, {}
+        return None, {}, 0.0
     model, size = seen.calibration.model, seen.calibration.batch_size
     sizes = memory.tensor_bytes(model.graph, seen.sample_bytes)
     kept = sum(seen.sample_bytes.get(str(value.name), 0.0) for value in (*model.graph.inputs, *model.graph.outputs))
     inputs = min(TRIAL_SAMPLES, samples) * kept / memory.MB
     step1, stays = peak + inputs, (memory.resident_mb() or peak) + inputs
+    waiting = memory.waiting_mb(model, sizes, samples)
     added = {
         "litemp": lambda: memory.litemp_mb(
             model, sizes, size if seen.is_by_sample else 1, ranking_probes(min(RANK_SAMPLES, samples))
         ),
-        "improve": lambda: memory.improve_mb(model, sizes, samples, size),
+        "improve": lambda: memory.improve_mb(model, samples, size) + waiting,
     }
-    return step1, {step: max(step1, stays + added[step]()) for step in LATER if step in steps}
+    return step1, {step: max(step1, stays + added[step]()) for step in LATER if step in steps}, waiting
 
 
 def _later_s(found: Mapping[str, Probe], before: Evaluation, plain: Probe, steps: Collection[str]) -> dict[str, float]:

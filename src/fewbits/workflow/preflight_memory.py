@@ -134,20 +134,28 @@ def litemp_mb(model: ir.Model, sizes: Mapping[str, float], batch: int, probes: i
     return TORCH_MB + (tensors + held + 3 * weights_bytes(model)) / MB
 
 
-def improve_mb(model: ir.Model, sizes: Mapping[str, float], samples: int, batch: int) -> float:
-    """Return what the methods that round weights add, at most.
-
-    The tensors that later layers read wait for all samples, in a float and a quantized stream, up to the ceiling of
-    `Effort`; weights are there four times (float, quantized, sought, best); and input vectors of one layer are gathered
-    from one batch at a time.
+def waiting_mb(model: ir.Model, sizes: Mapping[str, float], samples: int) -> float:
+    """Return what waits for all samples while weights are rounded, at most: what later layers read, in two streams.
 
     Args:
         model: prepared.
         sizes: from `tensor_bytes`.
         samples: calibration samples.
+    """
+    return min(2 * samples * most_live_bytes(model.graph, sizes), Effort().ceiling) / MB
+
+
+def improve_mb(model: ir.Model, samples: int, batch: int) -> float:
+    """Return what the methods that round weights add, at most, beside what waits.
+
+    Weights are there four times (float, quantized, sought, best), and input vectors of one layer are gathered from one
+    batch at a time.
+
+    Args:
+        model: prepared.
+        samples: calibration samples.
         batch: samples per call of calibration.
     """
-    waiting = min(2 * samples * most_live_bytes(model.graph, sizes), Effort().ceiling)
     batches = max(samples // batch, 1)
     gathered = max((enough_rows(layer) * layer.groups * layer.inputs for layer in find_layers(model.graph)), default=0)
-    return TORCH_MB + (waiting + 4 * weights_bytes(model) + _COPIES * 4 * gathered / batches) / MB
+    return TORCH_MB + (4 * weights_bytes(model) + _COPIES * 4 * gathered / batches) / MB
