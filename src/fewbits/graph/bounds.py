@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 
+import onnx
 import onnx_ir as ir
 
 from fewbits.errors import ModelError
@@ -10,6 +12,7 @@ from fewbits.graph.naming import all_nodes
 
 MOST_WORK = 25_000_000
 """Nodes of each function times the square of its copies, summed: what writing functions out takes, 20 s or so."""
+_ONNX = ("", "ai.onnx")
 _BILLION = 10**9
 
 
@@ -59,7 +62,7 @@ def _called_first(model: ir.Model, what: str) -> Iterator[ir.OperatorIdentifier]
 
 
 def check_contents(model: ir.Model, what: str) -> None:
-    """Refuse constants whose data are not as many as their type and shape say, and attributes without a type.
+    """Refuse nodes that lack an input, attributes without a type, and constants whose data do not fit their shape.
 
     Args:
         model: whose external data were checked already.
@@ -68,7 +71,14 @@ def check_contents(model: ir.Model, what: str) -> None:
     Raises:
         ModelError: there is one; it is named.
     """
+    version = model.opset_imports.get("", 1)
     for node in all_nodes(model):
+        for position, name in _needed(node.op_type, version) if node.domain in _ONNX else ():
+            if position >= len(node.inputs) or node.inputs[position] is None:
+                raise ModelError(
+                    f"{what} is not a valid ONNX graph: node {node.name!r} ({node.op_type}) lacks its input {name!r}. "
+                    f"Export it again."
+                )
         for name, attribute in node.attributes.items():
             if attribute.type == ir.AttributeType.UNDEFINED:
                 raise ModelError(
@@ -87,6 +97,17 @@ def check_contents(model: ir.Model, what: str) -> None:
                 f"{what} holds the constant {tensor.name!r}, whose data do not fit its type and shape "
                 f"{list(tensor.shape)!s:.60}: it was damaged; export or download it again."
             ) from cause
+
+
+@cache
+def _needed(op_type: str, version: int) -> tuple[tuple[int, str], ...]:
+    """Return (position, name) of the inputs that an operator cannot do without; none of one that ONNX does not know."""
+    try:
+        schema = onnx.defs.get_schema(op_type, version)
+    except (onnx.defs.SchemaError, TypeError):  # TypeError: a version beyond all integers
+        return ()
+    single = onnx.defs.OpSchema.FormalParameterOption.Single
+    return tuple((position, one.name) for position, one in enumerate(schema.inputs) if one.option == single)
 
 
 def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:

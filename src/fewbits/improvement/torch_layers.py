@@ -12,6 +12,7 @@ from fewbits.improvement.layer_case import LayerCase, Rounded, enough_rows
 from fewbits.improvement.torch_rows import RowReader, weights_from_rows
 from fewbits.improvement.torch_walk import FLOAT, QUANTIZED, Walk
 from fewbits.numerics.joint_moment import JointMoment
+from fewbits.numerics.second_moment import LARGEST
 from fewbits.quantization.layers import Layer, find_layers
 from fewbits.runtime.progress import Progress
 from fewbits.runtime.torch_graph import Step
@@ -109,7 +110,8 @@ class LayerWalk:
         """Yield rows of each batch: [G, R, K] as the quantized layer reads, [G, R, C * T] as the float one gives.
 
         Raises:
-            LayerLeftError: the two models have different numbers of rows, as NonZero may make them.
+            LayerLeftError: the two models have different numbers of rows, as NonZero may make them; or the rows are too
+                large or too small to be squared.
         """
         walk, layer = self.walk, self.layers[step.name]
         reader = RowReader(layer)
@@ -131,7 +133,10 @@ class LayerWalk:
                     y = reader.outputs(wanted, index)
                 else:
                     y = self._product(layer, reader.inputs(wanted, index), step)
-                yield reader.inputs(x, index), y
+                rows = reader.inputs(x, index)
+                _check_size(rows, "it reads")
+                _check_size(y, "it gives")
+                yield rows, y
 
     def drops(self, step: Step) -> tuple[str, ...]:
         """Return what the float stream needs no more once a node ran: what a layer should give is read."""
@@ -229,6 +234,12 @@ def take_in(moment: JointMoment, x: torch.Tensor, y: torch.Tensor) -> None:
     turned = x.transpose(1, 2)
     products = ((turned @ x).cpu().numpy(), (turned @ y).cpu().numpy())
     moment.add(x.shape[1], products, (x.sum(1).cpu().numpy(), y.sum(1).cpu().numpy()))
+
+
+def _check_size(rows: torch.Tensor, what: str) -> None:
+    top = float(rows.abs().max()) if rows.numel() else 0.0
+    if top > LARGEST or 0 < top < 1 / LARGEST:
+        raise LayerLeftError(f"what {what} is as large as {top:g}, too far from 1 to be squared and added up")
 
 
 def _rows_given(layer: Layer, y: torch.Tensor) -> int:

@@ -192,10 +192,10 @@ def grid_from_range(low: F64, high: F64, spec: QuantSpec) -> tuple[F64, F64]:
     if spec.is_symmetric:
         middle = 0 if spec.dtype.is_signed else 2 ** (spec.bits - 1)
         scale = _usable(np.maximum(-low, high) / (spec.qmax - middle))
-        return _bounded(scale, middle - spec.qmin), np.full(scale.shape, float(middle))
+        return bounded_scale(scale, middle - spec.qmin), np.full(scale.shape, float(middle))
     scale = _usable((high - low) / (spec.qmax - spec.qmin))
     zero_point = np.clip(np.rint(spec.qmin - low / scale), spec.qmin, spec.qmax)
-    return _bounded(scale, np.maximum(zero_point - spec.qmin, spec.qmax - zero_point)), zero_point
+    return bounded_scale(scale, np.maximum(zero_point - spec.qmin, spec.qmax - zero_point)), zero_point
 
 
 def bias_encoding(input_scale: npt.ArrayLike, weight_scale: npt.ArrayLike) -> Encoding:
@@ -230,8 +230,8 @@ def _usable(scale: F64) -> F64:
     return np.asarray(np.maximum(rounded, SMALLEST_SCALE), dtype=np.float64)
 
 
-def _bounded(scale: F64, steps: F64 | int) -> F64:
-    """Return `scale` such that `steps` of it, the farthest code from zero, stay a finite float32."""
+def bounded_scale(scale: F32 | F64, steps: F64 | float) -> F64:
+    """Return `scale`, or less of it, such that `steps` of it, the farthest code from zero, stay a finite float32."""
     return np.asarray(np.minimum(scale, np.float32(LARGEST_VALUE / steps)), dtype=np.float64)
 
 

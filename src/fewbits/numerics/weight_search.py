@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fewbits.numerics.affine import SMALLEST_SCALE
+from fewbits.numerics.affine import SMALLEST_SCALE, bounded_scale
 from fewbits.numerics.second_moment import SecondMoment
 from fewbits.spec.dtypes import QuantSpec
 
@@ -41,13 +41,14 @@ def search_weight_scales(rows: F32, spec: QuantSpec, moment: SecondMoment, *, ce
     matrix = moment.matrix(centered=centered)
     cheap = np.stack([_cheap_error(_delta(rows, base * r, spec), variance, mean) for r in RATIOS])
     if matrix is None:
-        return _pick(absmax_scale, RATIOS[np.argmin(cheap, axis=0)])
+        return _pick(absmax_scale, RATIOS[np.argmin(cheap, axis=0)], spec)
     kept = int(np.clip(_WORK / max(rows.size * rows.shape[-1], 1), 5, len(RATIOS)))
     order = np.argsort(cheap, axis=0, kind="stable")[:kept]
     coarse = [np.ones(base.shape), *RATIOS[order]]
     chosen = _least(rows, base, spec, matrix, coarse)
     fine = [chosen, *(chosen * (1 + _FINE * step) for step in np.linspace(-1, 1, max(kept // 2, 4)))]
-    return _pick(absmax_scale, _least(rows, base, spec, matrix, [np.minimum(f, RATIOS[0]) for f in fine]))
+    finest = _least(rows, base, spec, matrix, [np.minimum(f, RATIOS[0]) for f in fine])
+    return _pick(absmax_scale, finest, spec)
 
 
 def _least(rows: F32, base: F32, spec: QuantSpec, matrix: F32, ratios: Sequence[F64]) -> F64:
@@ -60,8 +61,9 @@ def _least(rows: F32, base: F32, spec: QuantSpec, matrix: F32, ratios: Sequence[
     return chosen
 
 
-def _pick(base: F32, ratio: F64) -> F32:
-    return np.asarray(np.maximum(base * ratio, SMALLEST_SCALE), dtype=np.float32).ravel()
+def _pick(base: F32, ratio: F64, spec: QuantSpec) -> F32:
+    scale = bounded_scale(np.maximum(base * ratio, SMALLEST_SCALE), -spec.qmin)
+    return np.asarray(scale, dtype=np.float32).ravel()
 
 
 def _delta(rows: F32, scale: F32 | F64, spec: QuantSpec) -> F32:

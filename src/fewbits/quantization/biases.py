@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from fewbits.graph.topology import constant
-from fewbits.numerics.affine import SMALLEST_SCALE, bias_encoding, fake_quantize
+from fewbits.numerics.affine import SMALLEST_SCALE, bias_encoding, bounded_scale, fake_quantize
 from fewbits.quantization.layers import Layer, find_layers
 from fewbits.quantization.observe import Statistics
 from fewbits.spec.dtypes import PerChannel, QuantSpec
@@ -107,6 +107,8 @@ class BiasFitter:
             return False
         # the product of scales must also stay a normal float32, or runtimes flush it to zero
         need = np.maximum(_least_scale(values, weight.scale.ndim), SMALLEST_SCALE * _MARGIN) / float(source.scale)
+        # weights that stay finite come first: the bias then gets a scale of its own
+        need = bounded_scale(need, 2.0**weight.spec.bits * _MARGIN)
         wide = np.asarray(weight.scale < need)
         if wide.any():
             scale = np.where(wide, need * _MARGIN, weight.scale).astype(np.float32)
@@ -119,7 +121,7 @@ class BiasFitter:
         if is_coarser:
             self.notes.append(
                 f"The bias {grid.tensor!r} does not fit int32 at input scale x weight scale, and that weight's grid "
-                f"may not change: it gets a coarser scale of its own, which some devices do not honour."
+                f"may not change further: it gets a coarser scale of its own, which some devices do not honour."
             )
         self.values[key] = values
         self.encodings[key] = fitted

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
 from fewbits.errors import SpecError
-from fewbits.numerics.affine import SMALLEST_SCALE, encoding_from_range
+from fewbits.numerics.affine import SMALLEST_SCALE, bounded_scale, encoding_from_range
 from fewbits.numerics.histogram import Histogram
 from fewbits.numerics.ranges import Estimator, MinMax, Mse
 from fewbits.numerics.second_moment import LARGEST
@@ -205,7 +205,9 @@ class _Encoder:
             )
         found = self.memo.weights[case]
         if grid.headroom > 1:
-            found = replace(found, scale=(found.scale * np.float32(grid.headroom)).astype(np.float32))
+            wide = found.scale.astype(np.float64) * np.float32(grid.headroom)
+            steps = np.maximum(found.zero_point - grid.spec.qmin, grid.spec.qmax - found.zero_point)
+            found = replace(found, scale=bounded_scale(wide, steps).astype(np.float32))
         self.encodings[key] = found
 
     def _search(self, values: F32, grid: Grid, layer: Layer) -> Encoding | None:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from fewbits.errors import SpecError
 from fewbits.graph.opset import QDQ_OPSET
-from fewbits.graph.topology import data_positions, data_values, fusions, is_float32, op_rule
+from fewbits.graph.topology import constant, data_positions, data_values, fusions, is_float32, op_rule
 from fewbits.quantization.half import castable_inputs
 from fewbits.spec.optable import FLOAT_REASONS, Kind
 from fewbits.spec.plan import NodePlan
@@ -112,4 +112,7 @@ def float_reason(node: ir.Node, target: Target, data: set[ir.Value]) -> str:
         return "its values come from constants or shapes, not from data"
     if len([v for v in node.outputs if is_float32(v)]) > 1 and rule.kind is not Kind.PASS:
         return f"{node.op_type} with several outputs is not supported"
+    empty = [v.name for v in node.inputs if v and (tensor := constant(v)) is not None and not tensor.size]
+    if rule.weight is not None and empty:
+        return f"its weight {empty[0]!r} has no elements"
     return ""

@@ -40,7 +40,8 @@ class Encoding:
 
     @property
     def range(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Lowest and highest real value on the grid, each of the shape of `scale`."""
-        low = (self.spec.qmin - self.zero_point) * self.scale
-        high = (self.spec.qmax - self.zero_point) * self.scale
-        return low.astype(np.float32), high.astype(np.float32)
+        """Lowest and highest real value on the grid, each of the shape of `scale`; no farther out than float32 goes."""
+        low = (self.spec.qmin - self.zero_point) * self.scale.astype(np.float64)
+        high = (self.spec.qmax - self.zero_point) * self.scale.astype(np.float64)
+        most = np.finfo(np.float32).max
+        return np.maximum(low, -most).astype(np.float32), np.minimum(high, most).astype(np.float32)

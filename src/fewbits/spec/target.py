@@ -107,9 +107,9 @@ def load_target(name: str | Path | Target) -> Target:
 
 
 def _builtin(name: str) -> dict[str, Any]:
+    if name not in target_names():  # and not whether there is a file: a name may lead anywhere
+        raise SpecError(f"No target {name!r:.80} to extend: choose one of {', '.join(target_names())}.")
     file = resources.files("fewbits.spec") / "targets" / f"{name}.toml"
-    if not file.is_file():
-        raise SpecError(f"No target {name!r} to extend: choose one of {', '.join(target_names())}.")
     return _resolve(tomllib.loads(file.read_text(encoding="utf-8")), name)
 
 

@@ -56,7 +56,7 @@ class Distillation:
         Tensors that are constant or no real numbers are not compared.
 
         Raises:
-            DataError: the labels do not fit the output.
+            DataError: nothing varies that could be compared, or the labels do not fit the output.
         """
         sums: dict[str, list[torch.Tensor]] = {}
         with torch.no_grad():
@@ -71,6 +71,11 @@ class Distillation:
             power = square / count - (total / count) ** 2
             if math.isfinite(power) and power > 0:
                 self.powers[name] = power
+        if not (self.powers or self.with_labels):
+            raise DataError(
+                f"Nothing can be learned without labels from outputs that never vary over the calibration data "
+                f"({', '.join(self.outputs)}): give other samples, or look for zeros in the model's weights."
+            )
         if self.with_labels:
             self.label_loss = self._fitting_loss(samples.held_out[0])
         outputs, hints, _ = self._held_out_parts(samples)
