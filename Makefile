@@ -15,6 +15,7 @@ demo: $(VENV)/.demo
 	$(BIN)/fewbits report $(OUT)
 	@echo "Files to ship: $(CURDIR)/$(OUT). Everything on one page:"
 	@echo "$(CURDIR)/$(OUT)/report.html"
+	@echo "fewbits is in $(CURDIR)/$(BIN) (. $(BIN)/activate); read on in docs/tutorial.md"
 
 test: lint
 	$(BIN)/pytest -n auto
