@@ -18,13 +18,16 @@ from fuzzing import Tally, make_plan, run
 
 def main() -> None:
     options = record.parser(__doc__ or "")
-    options.add_argument("--cases", type=int, default=12_000, help="files to damage, at least")
+    options.add_argument("--cases", type=int, default=10_500, help="files to damage, at least")
+    options.add_argument(
+        "--first", type=int, default=2_000_000, help="number of the first case: other cases, other damage"
+    )
     args = options.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     found = record.start("Damaged files")
     with tempfile.TemporaryDirectory() as scratch:
-        tallies = _tallies(Path(scratch), args.cases)
+        tallies = _tallies(Path(scratch), args.cases, args.first)
     rows = {name: _counts(tally) for name, tally in tallies.items()}
     record.table(
         ("kind of file", "damaged", "read", "refused", "unexpected", "crashed", "slowest ms", "MB"),
@@ -40,12 +43,11 @@ def main() -> None:
     record.save("fuzz_files", args, found, {"total": total, "kinds": rows, "said": said})
 
 
-def _tallies(scratch: Path, cases: int) -> dict[str, Tally]:
+def _tallies(scratch: Path, cases: int, first: int) -> dict[str, Tally]:
     make_seeds(scratch / "seeds", with_torch=True)
     tallies = {name: Tally() for name in KINDS}
-    for outcome in run(
-        make_plan({name: kind.share for name, kind in KINDS.items()}, cases), scratch / "seeds", scratch / "run"
-    ):
+    plan = make_plan({name: kind.share for name, kind in KINDS.items()}, cases, first)
+    for outcome in run(plan, scratch / "seeds", scratch / "run"):
         tallies[outcome.kind].add(outcome)
     return tallies
 

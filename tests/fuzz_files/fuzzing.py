@@ -50,10 +50,11 @@ class Tally:
         self.slowest_ms, self.peak_mb = max(self.slowest_ms, outcome.ms), max(self.peak_mb, outcome.mb)
 
 
-def make_plan(shares: dict[str, float], cases: int) -> list[tuple[str, int]]:
-    """Return (kind, number) of at least `cases` cases, kind by kind."""
+def make_plan(shares: dict[str, float], cases: int, first: int = 0) -> list[tuple[str, int]]:
+    """Return (kind, number) of at least `cases` cases, kind by kind; those of each are numbered from `first`."""
     scale = cases / sum(shares.values())
-    return [(name, number) for name, share in shares.items() for number in range(max(1, round(scale * share + 0.5)))]
+    counts = {name: max(1, round(scale * share + 0.5)) for name, share in shares.items()}
+    return [(name, first + number) for name, count in counts.items() for number in range(count)]
 
 
 def run(plan: Sequence[tuple[str, int]], seeds: Path, scratch: Path) -> Iterator[Outcome]:

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from fewbits.errors import DataError, ModelError
 from fewbits.graph.bounds import MOST_WORK
+from fewbits.graph.inspect import node_macs
 from fewbits.graph.load import load_model
 from fewbits.runtime.data.types import InputInfo
 
@@ -71,10 +72,27 @@ def test_a_node_that_lacks_an_input_is_refused():
             load_model(model)
 
 
-def test_an_attribute_without_a_type_is_refused():
+@pytest.mark.parametrize("name", [b"conv1", b"w1", b"logits", b"Flatten"])
+def test_a_name_that_is_no_text_is_refused(name):
+    data = tiny_model().SerializeToString()
+    assert data.count(name)
+    with pytest.raises(ModelError, match=r"of it is no UTF-8 text|is not an ONNX file"):
+        load_model(data.replace(name, name[:-1] + b"\xec"))
+
+
+def test_macs_of_a_scalar_are_not_known():
+    import onnx_ir as ir
+
+    first, out = (ir.Value(name=name, shape=ir.Shape(shape)) for name, shape in (("a", ()), ("c", (2, 2))))
+    node = ir.Node("", "MatMul", [first, ir.Value(name="b", shape=ir.Shape((2, 2)))], outputs=[out], name="m")
+    assert node_macs(node) is None
+
+
+@pytest.mark.parametrize(("name", "kind"), [("odd", "UNDEFINED"), ("group", "STRING"), ("strides", "INT")])
+def test_an_attribute_of_another_type_is_refused(name, kind):
     model = tiny_model()
-    model.graph.node[0].attribute.add(name="odd")
-    with pytest.raises(ModelError, match="the attribute 'odd' of node 'conv1' has no type"):
+    model.graph.node[0].attribute.add(name=name, type=onnx.AttributeProto.AttributeType.Value(kind))
+    with pytest.raises(ModelError, match=f"the attribute '{name}' of node 'conv1' has the type {kind}"):
         load_model(model)
 
 
@@ -94,7 +112,15 @@ def test_external_data_that_cannot_be_are_refused(tmp_path, location, offset):
         load_model(tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize(("kind", "dims"), [(TensorProto.UNDEFINED, [2]), (TensorProto.FLOAT, [-2])])
+EXTERNAL = [
+    (TensorProto.UNDEFINED, [2]),
+    (TensorProto.STRING, [2]),
+    (TensorProto.FLOAT, [-2]),
+    (TensorProto.FLOAT, [2**62] * 40),
+]
+
+
+@pytest.mark.parametrize(("kind", "dims"), EXTERNAL)
 def test_external_data_without_a_type_or_a_size_are_refused(tmp_path, kind, dims):
     model = tiny_model()
     stored = model.graph.initializer[0]
@@ -102,7 +128,7 @@ def test_external_data_without_a_type_or_a_size_are_refused(tmp_path, kind, dims
     stored.external_data.add(key="location", value="w.data")
     (tmp_path / "w.data").write_bytes(bytes(4096))
     onnx.save(model, tmp_path / "m.onnx")
-    with pytest.raises(ModelError, match=r"which cannot be|is not a valid ONNX graph"):
+    with pytest.raises(ModelError, match=r"which cannot be|is not a valid ONNX graph|is cut short"):
         load_model(tmp_path / "m.onnx")
 
 

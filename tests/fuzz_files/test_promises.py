@@ -212,6 +212,15 @@ def test_a_record_cannot_name_files_outside_of_its_folder(quantized_folder, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_a_record_that_is_nested_deeply_is_refused(quantized_folder, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(quantized_folder, folder)
+    text = (folder / names.RECORD).read_text()
+    (folder / names.RECORD).write_text(text.rstrip()[:-1] + ', "more": ' + "[" * 700 + "]" * 700 + "}")
+    with pytest.raises(SpecError, match="nested too deeply"):
+        export(folder, output=tmp_path / "out")
+
+
 @pytest.mark.parametrize("accepted", ["../elsewhere", "/tmp", "a/../../b"])
 def test_a_record_cannot_name_folders_outside_of_its_own(tmp_path, accepted):
     from sample_records import baseline_record

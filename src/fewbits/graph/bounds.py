@@ -6,6 +6,7 @@ from functools import cache
 
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import Message
 
 from fewbits.errors import ModelError
 from fewbits.graph.naming import all_nodes
@@ -14,6 +15,40 @@ MOST_WORK = 25_000_000
 """Nodes of each function times the square of its copies, summed: what writing functions out takes, 20 s or so."""
 _ONNX = ("", "ai.onnx")
 _BILLION = 10**9
+
+
+def check_texts(proto: onnx.ModelProto, what: str) -> None:
+    """Refuse names that are no text: protobuf takes any bytes for one.
+
+    Args:
+        proto: the model; the data of its constants are not looked at.
+        what: its name in messages.
+
+    Raises:
+        ModelError: there is one.
+    """
+    found = next((name for name, value in _texts(proto) if not isinstance(value, str)), None)
+    if found is not None:
+        raise ModelError(
+            f"{what} is not a valid ONNX graph: a field {found!r} of it is no UTF-8 text. Download or export it again."
+        )
+
+
+def _texts(proto: Message) -> Iterator[tuple[str, str | bytes]]:
+    """Yield (field, value) of all texts; bytes stand for what is none."""
+    below: list[Message] = [proto]
+    while below:
+        message = below.pop()
+        if isinstance(message, onnx.TensorProto):  # whose data would be copied by asking for all fields
+            yield from (("name", message.name), ("doc_string", message.doc_string))
+            below.extend(message.external_data)
+            continue
+        for field, value in message.ListFields():
+            values = [value] if isinstance(value, str | bytes | Message) else value
+            if field.type == field.TYPE_STRING:
+                yield from ((field.name, one) for one in values)
+            elif field.type == field.TYPE_MESSAGE:
+                below.extend(values)
 
 
 def check_functions(model: ir.Model, what: str) -> None:
@@ -62,7 +97,7 @@ def _called_first(model: ir.Model, what: str) -> Iterator[ir.OperatorIdentifier]
 
 
 def check_contents(model: ir.Model, what: str) -> None:
-    """Refuse nodes that lack an input, attributes without a type, and constants whose data do not fit their shape.
+    """Refuse nodes that lack an input, attributes of a wrong type, and constants whose data do not fit their shape.
 
     Args:
         model: whose external data were checked already.
@@ -79,11 +114,13 @@ def check_contents(model: ir.Model, what: str) -> None:
                     f"{what} is not a valid ONNX graph: node {node.name!r} ({node.op_type}) lacks its input {name!r}. "
                     f"Export it again."
                 )
+        types = _attribute_types(node.op_type, version) if node.domain in _ONNX else {}
         for name, attribute in node.attributes.items():
-            if attribute.type == ir.AttributeType.UNDEFINED:
+            wanted = types.get(name, attribute.type.name)
+            if attribute.type == ir.AttributeType.UNDEFINED or attribute.type.name != wanted:
                 raise ModelError(
-                    f"{what} is not a valid ONNX graph: the attribute {name!r} of node {node.name!r} has no type. "
-                    f"Export it again."
+                    f"{what} is not a valid ONNX graph: the attribute {name!r} of node {node.name!r} has the type "
+                    f"{attribute.type.name}. Export it again."
                 )
     for tensor in _constants(model):
         if not isinstance(tensor, ir.TensorProtoTensor):
@@ -99,12 +136,25 @@ def check_contents(model: ir.Model, what: str) -> None:
             ) from cause
 
 
+def _schema(op_type: str, version: int) -> onnx.defs.OpSchema | None:
+    try:
+        return onnx.defs.get_schema(op_type, version)
+    except (onnx.defs.SchemaError, TypeError):  # TypeError: a version beyond all integers
+        return None
+
+
+@cache
+def _attribute_types(op_type: str, version: int) -> dict[str, str]:
+    """Return attribute -> name of its type; none of an operator that ONNX does not know."""
+    schema = _schema(op_type, version)
+    return {} if schema is None else {name: str(one.type).rpartition(".")[2] for name, one in schema.attributes.items()}
+
+
 @cache
 def _needed(op_type: str, version: int) -> tuple[tuple[int, str], ...]:
     """Return (position, name) of the inputs that an operator cannot do without; none of one that ONNX does not know."""
-    try:
-        schema = onnx.defs.get_schema(op_type, version)
-    except (onnx.defs.SchemaError, TypeError):  # TypeError: a version beyond all integers
+    schema = _schema(op_type, version)
+    if schema is None:
         return ()
     single = onnx.defs.OpSchema.FormalParameterOption.Single
     return tuple((position, one.name) for position, one in enumerate(schema.inputs) if one.option == single)

@@ -125,7 +125,7 @@ def node_macs(node: ir.Node, dims: Mapping[str, int] | None = None) -> int | Non
             return None if out is None or weight is None else math.prod(out) * math.prod(weight[1:])
         case "ConvTranspose":
             return None if first is None or weight is None else math.prod(first) * math.prod(weight[1:])
-    if first is None or out is None:
+    if not first or out is None:  # a scalar has no product, and onnxruntime refuses it
         return None
     inner = first[0 if node.attributes.get_int("transA", 0) else -1]
     return math.prod(out) * inner

@@ -5,6 +5,7 @@ initializers are constants, whose nodes are sorted and uniquely named; external 
 """
 
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from fewbits.errors import ModelError
-from fewbits.graph.bounds import check_contents, check_functions
+from fewbits.graph.bounds import check_contents, check_functions, check_texts
 from fewbits.graph.mapped import map_weights
 from fewbits.graph.naming import all_nodes, name_nodes, name_subgraph_values
 
@@ -29,6 +30,7 @@ _WEIGHTED = frozenset(
         "LayerNormalization", "GroupNormalization", "LSTM", "GRU", "RNN",
     }
 )  # fmt: skip
+_NOT_EXTERNAL = (ir.DataType.UNDEFINED, ir.DataType.STRING)
 _LONGEST_NAME = 255  # of a file, on all systems
 
 
@@ -127,6 +129,7 @@ def _with_graph(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
             f"{what} holds no graph with an output: it is not an ONNX file, or it is cut short; export or download it "
             f"again."
         )
+    check_texts(proto, what)
     return proto
 
 
@@ -184,7 +187,7 @@ def _check_external(tensor: ir.ExternalTensor, what: str, folder: Path | None) -
             f"{what} keeps the weights of {name!r} in {str(location)!r}, which is not beside it in {str(folder)!r}: "
             f"copy that file there."
         )
-    if tensor.dtype == ir.DataType.UNDEFINED or (tensor.offset or 0) < 0 or min(tensor.shape.numpy(), default=0) < 0:
+    if tensor.dtype in _NOT_EXTERNAL or (tensor.offset or 0) < 0 or min(tensor.shape.numpy(), default=0) < 0:
         raise ModelError(
             f"{what} says that {name!r} begins at byte {tensor.offset}, of type {tensor.dtype.name} and shape "
             f"{list(tensor.shape)!s:.60}, which cannot be: download or export it again."
@@ -192,12 +195,17 @@ def _check_external(tensor: ir.ExternalTensor, what: str, folder: Path | None) -
     status = file.stat()
     if status.st_nlink > 1:
         raise ModelError(f"External data {str(file)!r} has several hard links, which is refused: make a copy of it.")
-    end = (tensor.offset or 0) + max(tensor.length or 0, tensor.nbytes)
+    end = (tensor.offset or 0) + max(tensor.length or 0, _size_bytes(tensor))
     if end > status.st_size:
         raise ModelError(
             f"External data {str(file)!r} has {status.st_size} bytes, but {name!r} ends at byte {end}: the file is cut "
             f"short; download or export it again."
         )
+
+
+def _size_bytes(tensor: ir.ExternalTensor) -> int:
+    """Return the bytes of a tensor; `nbytes` goes by way of floats, which do not hold every claim."""
+    return -(-math.prod(tensor.shape.numpy()) * tensor.dtype.bitwidth // 8)
 
 
 def _normalize(model: ir.Model, what: str) -> ir.Model:

@@ -17,6 +17,7 @@ from fewbits.reporting.decode import decode
 from fewbits.reporting.facts import checked_facts
 
 SCHEMA = 1
+_MOST_LEVELS = 50
 _PACKAGES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxslim", "onnxruntime-qnn", "ml-dtypes")
 
 
@@ -147,12 +148,23 @@ def read_json(path: Path) -> dict[str, Any]:
         raise SpecError(
             f"The record {str(path)!r} cannot be read: {reason}. Run the command that wrote it again."
         ) from error
-    if not isinstance(document, dict):
+    if not isinstance(document, dict) or _is_deep(document):
         raise SpecError(
-            f"The record {str(path)!r} cannot be read: it names no verb and no schema. Run the command that wrote it "
-            f"again."
+            f"The record {str(path)!r} cannot be read: it names no verb and no schema, or is nested too deeply. Run "
+            f"the command that wrote it again."
         )
     return document
+
+
+def _is_deep(document: Any) -> bool:
+    """Whether lists and objects are nested deeper than in any record."""
+    level = [document]
+    for _ in range(_MOST_LEVELS):
+        below = (inner for one in level for inner in (one.values() if isinstance(one, dict) else one))
+        level = [inner for inner in below if isinstance(inner, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def write_json(path: Path, document: Any) -> None:
