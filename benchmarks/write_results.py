@@ -9,6 +9,7 @@ from page import HERE, decimals, load, table
 from page_amp import amp
 from page_auto import auto, preflight
 from page_improve import improved
+from page_large import large
 from page_qat import trained
 from page_qnn import exchange, qnn
 
@@ -59,6 +60,7 @@ def main() -> None:
         qnn(),
         exchange(),
         memory(),
+        large(),
         ablation(),
         nodes(),
     ]
