@@ -79,7 +79,8 @@ def _edit(document: Any, rng: random.Random) -> Any:
         case _:
             value = holder[key]
             if isinstance(value, bool | int | float):
-                holder[key] = rng.choice((-value, value * 1e300, value + 0.5, 2**31, -(2**63), float("nan"), 1e999))
+                more = () if abs(value) > 1e300 else (value * 1e10, value + 0.5)  # floats have an end
+                holder[key] = rng.choice((-value, 2**31, -(2**63), float("nan"), 1e999, *more))
             else:
                 holder[key] = [value] if rng.random() < 0.5 else str(value)
     return document
