@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,24 @@ def test_a_bug_in_a_worker_says_where(tmp_path):
     with pytest.raises(KeyError) as raised:
         mapped(Workers(2), stumble, range(3), tmp_path)
     assert "in stumble" in "".join(raised.value.__notes__)
+
+
+def test_a_job_that_came_while_workers_are_ended_troubles_nobody(tmp_path, monkeypatch):
+    from joblib.externals.loky.process_executor import _ExecutorManagerThread as Manager
+
+    taken_in, said = Manager.process_result_item, []
+    monkeypatch.setattr(threading, "excepthook", said.append)
+
+    def slowly(self, item):  # its callback queues the next job; the result arrives here meanwhile
+        taken_in(self, item)
+        time.sleep(0.1)
+
+    monkeypatch.setattr(Manager, "process_result_item", slowly)
+    base = Base(10, tmp_path)
+    with Workers(2).team(lambda: base, lambda: base) as team:
+        for _ in range(3):
+            next(team.map(add, range(1000)))
+    assert not said
 
 
 def test_jobs_that_cannot_be_read_fail_as_here(tmp_path):

@@ -1,7 +1,8 @@
 """Where jobs run, each by a backend of joblib: processes of this machine, a Dask cluster, a Ray cluster.
 
 joblib's own backends for the two clusters cannot say that a worker was lost for good (Dask), or give results before the
-last one is there (Ray); the two small subclasses here can.
+last one is there (Ray), and its processes may fall over a job that came while they are ended; the small subclasses here
+do better.
 """
 
 import logging
@@ -10,9 +11,10 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from queue import Empty
 from typing import Any
 
 from fewbits.errors import FewbitsError, MissingExtraError, SpecError
@@ -62,12 +64,29 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def processes(count: int) -> Iterator[Pool]:
     """Lend processes of this machine; they stay for a while, so that the next call need not start them."""
-    from joblib import Parallel, cpu_count, parallel_config
+    from joblib import Parallel, cpu_count
 
     threads = max(1, cpu_count() // count)
-    with parallel_config(backend="loky", inner_max_num_threads=threads):
-        parallel = _parallel(Parallel, count)
+    parallel = _parallel(Parallel, count, backend=_loky_backend()(inner_max_num_threads=threads))
     yield Pool(parallel, count, threads, (BrokenProcessPool,), is_here=True)
+
+
+def _loky_backend() -> Any:
+    from joblib._parallel_backends import LokyBackend
+
+    class Backend(LokyBackend):  # type: ignore[misc]
+        """loky's thread drops the jobs of an executor that is ended, then looks for one that was just queued."""
+
+        def abort_everything(self, ensure_ready: bool = True) -> None:
+            flags, queued = self._workers._flags, self._workers._work_ids  # noqa: SLF001
+            with flags.shutdown_lock:  # nothing is queued from here on
+                flags.shutdown = flags.kill_workers = True
+                with suppress(Empty):
+                    while True:
+                        queued.get_nowait()
+            super().abort_everything(ensure_ready)
+
+    return Backend
 
 
 def _parallel(kind: Any, count: int, **options: Any) -> Any:
