@@ -11,7 +11,11 @@ used, so that `import fewbits` costs nothing.
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# onnxruntime's official builds from 1.29 on send Microsoft what they run, unless this is set before they are imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 

@@ -16,3 +16,10 @@ sys.modules["tiny_network"] = _module
 _spec.loader.exec_module(_module)
 tiny_model = _module.tiny_model
 """A function that returns a network of nine nodes."""
+
+
+def record_of_a_baseline() -> str:
+    """Return the record of a baseline, as JSON."""
+    from sample_records import baseline_record
+
+    return str(baseline_record().to_json())

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import sqlite3
 import stat
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from borrowed import record_of_a_baseline
 from damage_arrays import CANARY, pickled
 from damage_others import _EPS
 from PIL import Image
@@ -166,6 +166,52 @@ def test_a_store_with_statements_of_its_own_is_refused(tmp_path, statement):
     assert count_results(path) is None
 
 
+def test_a_store_whose_texts_are_none_holds_nothing(tmp_path):
+    path = database(tmp_path, "")
+    path.write_bytes(path.read_bytes().replace(b"tableresultsresults\x02", b"table\xa9esultsresults\x03"))
+    assert count_results(path) is None
+    with pytest.raises(OutputError, match=r"is damaged|cannot be used"):
+        Store(path)
+
+
+def test_what_sqlite_says_of_a_damaged_text_is_one_line(tmp_path):
+    with Store(tmp_path / STORE) as store:
+        store.put("key", "a" * 50)
+    data = (tmp_path / STORE).read_bytes()
+    assert b"a" * 50 in data
+    (tmp_path / STORE).write_bytes(data.replace(b"a" * 50, b"a" * 20 + b"\xe2\n\n" + b"a" * 27))
+    with Store(tmp_path / STORE) as store, pytest.raises(OutputError, match="decode") as caught:
+        store.get("key")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_picture_that_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch):
+    def none_left(*_args, **_more):
+        raise MemoryError
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", none_left)
+    with pytest.raises(DataError, match=r"0\.png' does not fit into memory: scale it down"):
+        read(tmp_path)
+
+
+def test_weights_that_begin_as_an_archive_in_parts_are_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    from fewbits.runtime.torch_load import load_torch
+
+    with zipfile.ZipFile(tmp_path / "w.pt", "w", allowZip64=True) as archive:
+        archive.writestr("w/data.pkl", pickled())
+    end = b"PK\x06\x07" + (0).to_bytes(4, "little") + (0).to_bytes(8, "little") + (9).to_bytes(4, "little")
+    data = (tmp_path / "w.pt").read_bytes()
+    cut = data.rfind(b"PK\x05\x06")
+    # what does not begin as an archive goes to torch's reader of pickles, which refuses it as one
+    (tmp_path / "w.pt").write_bytes(b"\xd0" + data[1:cut] + end + data[cut:])
+    with pytest.raises(zipfile.BadZipFile, match="multiple disks"):
+        zipfile.is_zipfile(tmp_path / "w.pt")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_torch(torch.nn.Linear(2, 2), tmp_path / "w.pt")
+
+
 def test_a_result_that_was_changed_is_not_taken_for_one(tmp_path):
     path = database(tmp_path, "UPDATE results SET value = '0.25'")
     with Store(path) as store, pytest.raises(OutputError, match="a result in it is not what was put there"):
@@ -223,11 +269,9 @@ def test_a_record_that_is_nested_deeply_is_refused(quantized_folder, tmp_path):
 
 @pytest.mark.parametrize("accepted", ["../elsewhere", "/tmp", "a/../../b"])
 def test_a_record_cannot_name_folders_outside_of_its_own(tmp_path, accepted):
-    from sample_records import baseline_record
-
     from fewbits.reporting.read import read_any
 
-    document = json.loads(baseline_record().to_json())
+    document = json.loads(record_of_a_baseline())
     document["verdict"]["accepted"] = accepted
     (tmp_path / "record.json").write_text(json.dumps(document))
     with pytest.raises(SpecError, match="which is not inside the run's"):
@@ -237,27 +281,48 @@ def test_a_record_cannot_name_folders_outside_of_its_own(tmp_path, accepted):
 # what fewbits itself writes, runs and asks for
 
 
-def test_files_are_written_under_the_output_only_and_nothing_asks_the_network(tiny, tmp_path, monkeypatch):
-    from fewbits import quantize
-    from fewbits.workflow.report import report
+RUN = """
+import os, pathlib, socket, sys
+import fewbits
+from fewbits.workflow.report import report
 
-    def refuse(*_args, **_more):
-        raise AssertionError("the network was asked")
+def refuse(*_args, **_more):
+    raise AssertionError("the network was asked")
 
-    for folder in ("work", "home", "tmp"):
-        (tmp_path / folder).mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+socket.socket.connect = socket.getaddrinfo = refuse
+fewbits.quantize(sys.argv[1], data=sys.argv[2], output="out")
+report("out")
+opened = [os.readlink(path) for path in pathlib.Path("/proc/self/fd").iterdir() if os.path.lexists(path)]
+assert not [name for name in opened if name.startswith("socket:")], opened
+"""
+
+
+def run_apart(code: str, *arguments: object, folder: Path, **changes: str | None) -> None:
+    """Run code in a fresh process with a home of its own; onnxruntime looks at its environment once, when loaded."""
+    given = {**os.environ, "HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), **changes}
+    kept = {name: value for name, value in given.items() if value is not None and name not in ("CI", "XDG_CACHE_HOME")}
+    for name in ("work", "home", "tmp"):
+        (folder / name).mkdir()
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder / "work", env=kept, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are listed on Linux")
+def test_files_are_written_under_the_output_only_and_nothing_asks_the_network(tiny, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tiny.model.parent.iterdir()}
-    quantize(tiny.model, data=tiny.calib, output="out")
-    report("out")
+    run_apart(RUN, tiny.model, tiny.calib, folder=tmp_path, ORT_DISABLE_TELEMETRY=None)
     assert {path.name for path in (tmp_path / "work").iterdir()} == {"out"}
-    assert not list((tmp_path / "home").iterdir())
+    assert not list((tmp_path / "home").rglob("*"))
     assert not list((tmp_path / "tmp").iterdir())
     assert before == {path: path.stat().st_mtime_ns for path in tiny.model.parent.iterdir()}
+
+
+def test_the_telemetry_of_onnxruntime_is_off_unless_the_user_says_otherwise(tmp_path):
+    say = "import os, sys, fewbits; assert os.environ['ORT_DISABLE_TELEMETRY'] == sys.argv[1]"
+    run_apart(say, "1", folder=tmp_path, ORT_DISABLE_TELEMETRY=None)
+    (tmp_path / "own").mkdir()
+    run_apart(say, "0", folder=tmp_path / "own", ORT_DISABLE_TELEMETRY="0")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX's")

@@ -128,12 +128,18 @@ class Store:
             yield
         except (sqlite3.OperationalError, OSError) as error:
             raise OutputError(
-                f"The store {str(self.path)!r} cannot be used: {error}. Choose a folder with room that can be written."
+                f"The store {str(self.path)!r} cannot be used: {_line(error)}. Choose a folder with room that can be "
+                f"written."
             ) from error
         except (sqlite3.Error, ValueError, TypeError, RecursionError, OverflowError) as error:
             raise OutputError(
-                f"The store {str(self.path)!r} is damaged: {error}. Delete it; what it held is computed again."
+                f"The store {str(self.path)!r} is damaged: {_line(error)}. Delete it; what it held is computed again."
             ) from error
+
+
+def _line(error: Exception) -> str:
+    """Return what an error says, on one line: SQLite repeats texts of the file."""
+    return " ".join(str(error).split())
 
 
 def count_results(path: Path) -> int | None:
@@ -143,7 +149,7 @@ def count_results(path: Path) -> int | None:
             if _tables(database) != [_TABLE]:
                 return None
             return int(database.execute("SELECT count(*) FROM results").fetchone()[0])
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):  # its own texts may be none
         return None
 
 

@@ -112,7 +112,7 @@ def _load_weights(module: nn.Module, path: Path) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
+        if isinstance(error, pickle.UnpicklingError) and _is_archive(path):
             raise ModelError(
                 f"The weights {str(path)!r} hold more than tensors, and only tensors are loaded: save "
                 f"module.state_dict() with torch.save."
@@ -132,6 +132,13 @@ def _load_weights(module: nn.Module, path: Path) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split(":", 1)[-1].split())
         raise ModelError(f"The weights {str(path)!r} do not fit the module: {reason.rstrip('.')}.") from error
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it begins to look for its directory, and finds that of an archive in parts
+        return False
 
 
 def _check_keys(module: nn.Module, state: Mapping[str, Any], path: Path) -> None:

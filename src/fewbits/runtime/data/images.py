@@ -98,6 +98,10 @@ class ImageSource:
                 image = resize_and_crop(_convert(opened, self.target.channels), self.preprocess)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as cause:
             raise DataError(f"The image {str(path)!r} cannot be read ({cause}): mend or remove it.") from cause
+        except MemoryError as cause:
+            raise DataError(
+                f"The image {str(path)!r} does not fit into memory: scale it down, or remove it."
+            ) from cause
         if mode.startswith(("I", "F")):
             raise DataError(f"The image {str(path)!r} has mode {mode}, more than 8 bits: convert it.")
         self._check_size(path, image)
