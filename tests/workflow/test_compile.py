@@ -11,10 +11,14 @@ from typer.testing import CliRunner
 from fewbits.artifact import names
 from fewbits.cli.app import app
 from fewbits.deployment.qnn_graph import CompiledTypes
+from fewbits.deployment.qnn_profile import Estimate
 from fewbits.errors import ModelError, SpecError
+from fewbits.graph.load import load_model
+from fewbits.graph.save import save_model
 from fewbits.runtime.session import RunOptions
+from fewbits.spec.soc import find_soc
+from fewbits.workflow.compile import CompileResult, estimate, open_job
 from fewbits.workflow.compile import compile as compile_model
-from fewbits.workflow.compile import estimate, open_job
 from fewbits.workflow.quantize import quantize
 from fewbits.workflow.verify import verify
 
@@ -70,6 +74,25 @@ def test_estimates_repeat_and_are_remembered(run):
     assert (first.is_cached, again.is_cached) == (False, True)
     assert first.estimate == again.estimate == anew
     assert 0 < first.estimate.low_us <= first.estimate.latency_us <= first.estimate.high_us
+
+
+def test_an_estimate_is_of_these_weights(run, tmp_path, monkeypatch):
+    compiled, known = [], []
+
+    def count(model, **_options):
+        compiled.append(model)
+        return CompileResult(find_soc("soc77"), CompiledTypes({}, 0, (), ()), Estimate(*range(1, 8), 0), 1, {}, {})
+
+    monkeypatch.setattr("fewbits.workflow.compile.need_qnn", lambda: None)
+    monkeypatch.setattr("fewbits.workflow.compile.compile", count)
+    save_model(load_model(run / names.ARTIFACT), tmp_path / names.ARTIFACT, external_bytes=0)
+    for changes in (False, False, True):
+        if changes:
+            weights = next(tmp_path.glob("*.data"))
+            weights.write_bytes(bytes(weights.stat().st_size))
+        known.append(estimate(tmp_path, soc="soc77", dims=DIMS).is_cached)
+    assert known == [False, True, False]
+    assert len(compiled) == 2
 
 
 @needs_qnn

@@ -177,7 +177,7 @@ def estimate(
     need_qnn()
     job = open_job(model, soc, dims)
     path = Path(model) / STORE if Path(model).is_dir() else None
-    key = key_of("estimate", sha256(job.model), chip.id, dict(job.dims), versions())
+    key = key_of("estimate", _contents(job.model), chip.id, dict(job.dims), versions())
     with Store(path) as store:
         known_figures = store.get(key)
         if known_figures is None:
@@ -189,6 +189,13 @@ def estimate(
             is_cached = True
     size = known_figures.pop("binary_bytes")
     return EstimateResult(chip, Estimate(**known_figures), size, is_cached)
+
+
+def _contents(model: Path) -> list[str]:
+    """Return the content hashes of a model and of the files that hold its weights."""
+    weights = (entry for tensor in read_proto(model).graph.initializer for entry in tensor.external_data)
+    files = sorted({model.parent / entry.value for entry in weights if entry.key == "location"})
+    return [sha256(file) for file in (model, *files) if file.is_file()]  # the compiler says what is missing
 
 
 def _usable(made: CompileResult) -> Estimate:

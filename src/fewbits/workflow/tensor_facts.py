@@ -1,10 +1,8 @@
 """Tensor facts: run the float model and the full simulation side by side over a few samples, tensor by tensor."""
 
 import math
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
@@ -14,14 +12,13 @@ from threadpoolctl import threadpool_limits
 from fewbits.analysis.channel_axes import channel_axes
 from fewbits.analysis.tensors import TensorFact, TensorFacts, TensorWatch, activation_fact, stored_fact
 from fewbits.graph.naming import unique_name, value_names
-from fewbits.graph.save import EXTERNAL_BYTES, save_model, to_bytes, weights_bytes
 from fewbits.graph.topology import channel_axis, is_float32, op_rule
 from fewbits.quantization.biases import constant_values
 from fewbits.quantization.groups import find_groups
 from fewbits.quantization.observe import watchlist
 from fewbits.runtime.data.types import Batch
 from fewbits.runtime.progress import NullProgress, Progress
-from fewbits.runtime.session import Runner, RunOptions, SessionPolicy, open_session
+from fewbits.runtime.session import Runner, SessionPolicy
 from fewbits.spec.optable import Kind
 from fewbits.spec.plan import Grid, Role
 from fewbits.workflow.calibrate import MOST_WATCHED_BYTES, Calibration, choose_batch_size
@@ -161,7 +158,8 @@ class _Look:
     def _open(self, part: Sequence[str], simulated: Sequence[str]) -> tuple[Runner, Runner]:
         options = self.calibration.subject.options
         reference = open_graph(with_outputs(self.calibration.model, tuple(part)), options)
-        return reference, _open_exact(with_outputs(self.quantized.model, tuple(dict.fromkeys(simulated))), options)
+        simulation = with_outputs(self.quantized.model, tuple(dict.fromkeys(simulated)))
+        return reference, open_graph(simulation, options, SessionPolicy.EXACT)
 
     @staticmethod
     def _values(runner: Runner, batch: Batch, names: Sequence[str]) -> Mapping[str, npt.NDArray[Any]]:
@@ -197,13 +195,3 @@ class _Look:
         found = open_graph(copy, self.calibration.subject.options).run(list(shapes.values()), first.feeds)
         sizes = {name: first.feeds[name].nbytes for name in names if name in first.feeds}
         return sizes | {name: 4 * math.prod(found[shape].tolist()) for name, shape in shapes.items()}
-
-
-def _open_exact(model: ir.Model, options: RunOptions) -> Runner:
-    """Load a simulation so that every QuantizeLinear and DequantizeLinear runs as written."""
-    if weights_bytes(model) <= EXTERNAL_BYTES:
-        return open_session(to_bytes(model), policy=SessionPolicy.EXACT, options=options)
-    with tempfile.TemporaryDirectory(prefix="fewbits.") as scratch:
-        path = Path(scratch) / "model.onnx"
-        save_model(model, path)
-        return open_session(path, policy=SessionPolicy.EXACT, options=options)
