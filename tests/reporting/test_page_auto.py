@@ -18,7 +18,7 @@ from fewbits.reporting.html.chosen import default_precision, parts
 from fewbits.reporting.html.page import MOST_BYTES, render
 from fewbits.reporting.html.sources import Source, find_sources
 from fewbits.reporting.html.tables import score_tables
-from fewbits.reporting.html.text import capital
+from fewbits.reporting.html.text import SPACE, capital
 from fewbits.reporting.html.verdict import headline
 from fewbits.reporting.read import read_any
 from fewbits.reporting.record import plain
@@ -279,3 +279,9 @@ def test_the_record_reads_back_whatever_was_merged_under_it(folder):
     assert {"profile", "forks"} <= document.keys()
     assert find_sources(folder)[-1].record == auto_record()
     assert asdict(auto_record())["verb"] == "auto"
+
+
+def test_the_verdict_does_not_break_between_a_number_and_its_unit():
+    page = page_of(summary=("w8a8 meets the goals: 71.46 %, 1.41 ms.", "It takes 2 GB and 3 Messages."))
+    assert f"<h1>w8a8 meets the goals: 71.46{SPACE}%, 1.41{SPACE}ms.</h1>" in page
+    assert f"It takes 2{SPACE}GB and 3 Messages." in page

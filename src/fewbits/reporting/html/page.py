@@ -67,6 +67,7 @@ def fill(template: str, facts: dict[str, Any]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         loader=jinja2.FunctionLoader(_own),
     )  # fmt: skip
+    room.filters["unbroken"] = text.unbroken
     # these three are not a user's text: the data has its < > & escaped by figures_json
     own = {name: Markup(facts[name]) for name in ("plotly", "figures")}
     own["style"] = Markup("\n".join(_own(f"{name}.css") for name in _STYLES))

@@ -85,6 +85,11 @@ def capital(sentence: str) -> str:
     return sentence if re.match(r"\S*\d", sentence) else sentence[:1].upper() + sentence[1:]
 
 
+def unbroken(sentence: str) -> str:
+    """Return a sentence whose lines do not break between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=%|(?:ms|dB|MB|GB|[kMGT])\b)", SPACE, sentence)
+
+
 def latency_source(by: str) -> str:
     """Return what gave a latency, in words.
 
