@@ -1,10 +1,12 @@
 """Random graphs through prepare, quantize, insert and import: counts of what breaks, and the memory of a long loop."""
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
 import re
+import signal
 import sys
 import time
 import traceback
@@ -35,37 +37,33 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     found = record.start("random graphs")
     tally, failures, samples = checks.Tally(), [], []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background of a shell switches off
     begin, number = time.perf_counter(), args.seed
-    is_soak = args.minutes > 0
-    while _goes_on(args, tally, time.perf_counter() - begin):
-        left = CHUNK if is_soak else min(CHUNK, args.graphs - tally.graphs - tally.discards)
-        _chunk(left, number, args.makers, tally, failures)
-        number += 1
-        gc.collect()
-        trim_heap()  # what is freed and lies between blocks in use is no growth: graphs differ in their sizes
-        samples.append((time.perf_counter() - begin, resident_mb()))
+    with contextlib.suppress(KeyboardInterrupt):  # what was done until then is recorded
+        while tally.graphs < args.graphs or time.perf_counter() - begin < 60 * args.minutes:
+            _chunk(number, args.makers, tally, failures)
+            number += 1
+            gc.collect()
+            trim_heap()  # what is freed and lies between blocks in use is no growth: graphs differ in their sizes
+            samples.append((time.perf_counter() - begin, resident_mb()))
     results = _results(tally, failures, samples)
     _print(results)
-    record.save("fuzz_graphs_soak" if is_soak else "fuzz_graphs", args, found, results)
+    record.save("fuzz_graphs", args, found, results)
 
 
 def _arguments() -> argparse.Namespace:
     parser = record.parser(__doc__ or "")
-    parser.add_argument("--graphs", type=int, default=5000, help="how many graphs")
-    parser.add_argument("--minutes", type=float, default=0.0, help="how long instead, with resident memory sampled")
+    parser.add_argument("--graphs", type=int, default=5000, help="how many graphs at least")
+    parser.add_argument("--minutes", type=float, default=20.0, help="how long at least")
     parser.add_argument("--makers", type=int, default=12, help="constructs per graph at most")
     parser.add_argument("--seed", type=int, default=0, help="of the first chunk; each chunk has the next one")
     return parser.parse_args()
 
 
-def _goes_on(args: argparse.Namespace, tally: checks.Tally, seconds: float) -> bool:
-    return seconds < 60 * args.minutes if args.minutes > 0 else tally.graphs + tally.discards < args.graphs
-
-
-def _chunk(count: int, number: int, makers: int, tally: checks.Tally, failures: list[dict[str, Any]]) -> None:
+def _chunk(number: int, makers: int, tally: checks.Tally, failures: list[dict[str, Any]]) -> None:
     @seed(number)
     @settings(
-        max_examples=count, database=None, deadline=None, phases=[Phase.generate],
+        max_examples=CHUNK, database=None, deadline=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(drawn_graphs(makers))
@@ -117,15 +115,19 @@ def _memory(samples: list[tuple[float, float]]) -> dict[str, Any]:
     """Return resident memory in MB at the ends of chunks, and its slope after the warm-up."""
     times, sizes = (np.array(part) for part in zip(*samples, strict=True))
     warm = times > WARM_UP * times[-1]
-    slope = float(np.polyfit(times[warm] / 60, sizes[warm], 1)[0]) if warm.sum() > 2 else None
     return {
         "first_mb": round(float(sizes[0]), 1),
         "after_warm_up_mb": round(float(sizes[warm][0]), 1),
         "last_mb": round(float(sizes[-1]), 1),
         "peak_mb": round(float(sizes.max()), 1),
-        "slope_mb_per_minute": None if slope is None else round(slope, 2),
+        "slope_mb_per_minute": _slope(times[warm], sizes[warm]),
+        "last_half_mb_per_minute": _slope(times[times > times[-1] / 2], sizes[times > times[-1] / 2]),
         "samples": [(round(float(t), 1), round(float(s), 1)) for t, s in zip(times, sizes, strict=True)],
     }
+
+
+def _slope(times: Any, sizes: Any) -> float | None:
+    return round(float(np.polyfit(times / 60, sizes, 1)[0]), 2) if len(times) > 2 else None
 
 
 def _print(results: dict[str, Any]) -> None:

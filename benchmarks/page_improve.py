@@ -17,19 +17,20 @@ def improved() -> str:
             continue
         found, digits = results[name], decimals(case.network.name)
         cells = [_cell(found.get(method), digits) for method in shown]
-        start = (f"{found[m]['score']:.{digits}f}" for m in ("float", "nearest"))
-        float_score, nearest = start
-        rows.append((name, float_score, f"{case.limit:g}", nearest, *cells))
+        float_score, nearest = (f"{found[m]['score']:.{digits}f}" for m in ("float", "nearest"))
+        rows.append((name, float_score, "" if case.limit is None else f"{case.limit:g}", nearest, *cells))
     return (
         "## Better weights\n\n`fewbits improve --method ...` with 400 calibration samples (fewer where there are fewer), each column one run from the float "
-        "model; in brackets the seconds that the methods took, calibration of the result included, and the threads; with one thread another process ran beside it. Nearest: what `fewbits quantize` makes, whose scales are "
+        "model; in brackets the seconds that the methods took, calibration of the result included, and the threads; with one thread another process ran beside it, and seconds since 2026-11-30 are those of the processor. Declined: the method leaves every layer as it is. Drop: that share of activations is not rounded while rounding is learned (QDrop). Nearest: what `fewbits quantize` makes, whose scales are "
         "searched and whose biases are corrected already. At least: the score that this step must reach. Per tensor: every weight has one scale. Differences of "
         "0.3 points are within what 800 to 5000 samples can tell.\n\n" + table(header, rows) + "\n" + when + "\n" + speed()
     )  # fmt: skip
 
 
 def _cell(row: dict[str, Any] | None, digits: int) -> str:
-    return "" if row is None else f"{row['score']:.{digits}f} ({row['method_s']:.0f} s, {row['threads']})"
+    if row is None or "declined" in row:
+        return "" if row is None else "declined"
+    return f"{row['score']:.{digits}f} ({row['method_s']:.0f} s, {row['threads']})"
 
 
 def speed() -> str:
@@ -44,7 +45,7 @@ def speed() -> str:
             times = f"{peer['adaround_s'] / row['method_s']:.1f}"
             found = (f"{row['nearest']:.2f}", f"{row['score']:.2f}", f"{row['method_s']:.0f}", times)
             rows.append((f"fewbits, {name.removeprefix('resnet20 ')}", *found))
-    table_of, measured = load("improve")
+    table_of, _ = load("improve")
     grown = []
     for method in ("gptq", "adaround"):
         short, deep = (table_of[f"{name} w4a8"][method] for name in ("resnet20", "resnet56"))
@@ -54,7 +55,7 @@ def speed() -> str:
     return (
         f"cifar10_resnet20 w4a8 in one run (`benchmarks/adaround_speed.py`), the same samples and threads; aimet-onnx with {peer['iterations']} iterations:\n\n"
         + table(("tool", "nearest", "score", "seconds", "times as fast"), rows)
-        + f"\n{when}\n{memory()}\n20 and 56 layers (2.8 times as many), from the table above, on a quiet machine: {', '.join(grown)}.\n\n{measured}"
+        + f"\n{when}\n{memory()}\n20 and 56 layers (2.8 times as many), from the table above, on a quiet machine: {', '.join(grown)}.\n"
     )  # fmt: skip
 
 

@@ -8,8 +8,10 @@ from networks import NETWORKS
 from page import HERE, decimals, load, table
 from page_amp import amp
 from page_auto import auto, preflight
+from page_ceilings import ceilings
 from page_improve import improved
 from page_large import large
+from page_nodes import graphs, nodes
 from page_qat import trained
 from page_qnn import exchange, qnn
 
@@ -61,8 +63,10 @@ def main() -> None:
         exchange(),
         memory(),
         large(),
+        ceilings(),
         ablation(),
         nodes(),
+        graphs(),
     ]
     PAGE.write_text("\n".join(parts).rstrip() + "\n")
     print(f"written: {PAGE.relative_to(HERE.parent)}")
@@ -140,18 +144,6 @@ def step1() -> str:
     if weaker:
         text += "\nVerdicts on weaker settings:\n\n" + table(("network", "setting", "verdict", "because"), weaker)
     return text
-
-
-def nodes() -> str:
-    """Return what becomes of the ONNX project's node models."""
-    results, when = load("backend_nodes")
-    kinds = ("quantized", "float", "refused")
-    rows = [(k, *(results[p]["models"][k] for p in ("w8a8", "fp16"))) for k in kinds]
-    return (
-        f"## Intake\n\nAll {results['onnx_cases']} node models of the ONNX backend test through quantize; what is quantized or left in "
-        "float runs in onnxruntime, float nodes have a stated reason, the rest is refused in one sentence. Nothing else happened.\n\n"
-        + table(("outcome", "w8a8", "fp16"), rows) + "\n" + when
-    )  # fmt: skip
 
 
 def peers() -> str:

@@ -90,7 +90,8 @@ def test_options_reach_the_record(tiny, tmp_path):
     record = json.loads((tmp_path / "o" / names.RECORD).read_text())
     assert record["options"]["ranges"] == "percentile:99.9"
     assert record["options"]["dims"] == {"N": 1}
-    assert record["options"]["run_options"] == {"provider": "cpu", "threads": 1, "custom_op_libraries": []}
+    options = {"provider": "cpu", "threads": 1, "custom_op_libraries": [], "at_once": 0}
+    assert record["options"]["run_options"] == options
     assert record["target"] == "ort-cpu"
     assert record["data"]["calibration"]["samples"] == 9
     assert record["scores"]["samples"] == 5

@@ -9,8 +9,8 @@ from command_line import PROGRAM, ok, refused, words
 from fewbits.artifact import names
 from fewbits.cli.improve import parse_effort
 from fewbits.errors import SpecError
+from fewbits.runtime.memory import parse_size
 from fewbits.runtime.store import STORE
-from fewbits.workflow.ceiling import parse_size
 
 pytest.importorskip("torch")
 
@@ -103,7 +103,7 @@ def test_a_gpu_that_is_not_there_is_one_sentence(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("verb", ["adaround", "improve"])
-def test_memory_is_the_ceiling(tiny, tmp_path, monkeypatch, verb):
+def test_activations_get_what_memory_leaves(tiny, tmp_path, monkeypatch, verb):
     given = []
 
     def cache(ceiling):
@@ -111,9 +111,10 @@ def test_memory_is_the_ceiling(tiny, tmp_path, monkeypatch, verb):
         return open_cache(ceiling)
 
     monkeypatch.setattr("fewbits.improvement.torch_improve.open_cache", cache)
-    ok(*arguments(verb, tiny, tmp_path / "small", "--method", "gptq", "--memory", "20kB", "-q"))
+    ok(*arguments(verb, tiny, tmp_path / "small", "--method", "gptq", "--memory", "3GB", "-q"))
     ok(*arguments(verb, tiny, tmp_path / "large", "--method", "gptq", "-q"))
-    assert given == [20_000, 4 * 10**9]
+    assert given[0] < 3 * 10**9
+    assert given[1] == 4 * 10**9
     small, large = (tmp_path / name / names.ARTIFACT for name in ("small", "large"))
     assert small.read_bytes() == large.read_bytes()
 
@@ -132,9 +133,9 @@ def test_what_is_no_size_is_refused(text):
 
 
 def test_options_become_an_effort():
-    found = parse_effort("block", 7, "1MB", seed=3, device="cuda", with_activations=True)
-    assert (found.granularity, found.iterations, found.ceiling) == ("block", 7, 10**6)
-    assert (found.seed, found.device, found.with_activations) == (3, "cuda", True)
+    found = parse_effort("block", 7, seed=3, device="cuda", with_activations=True, drop=0.5)
+    assert (found.granularity, found.iterations) == ("block", 7)
+    assert (found.seed, found.device, found.with_activations, found.drop) == (3, "cuda", True, 0.5)
 
 
 KILLED = """

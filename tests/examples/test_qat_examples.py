@@ -18,9 +18,9 @@ HAS_QNN = importlib.util.find_spec("onnxruntime_qnn") is not None
 has_images = pytest.mark.skipif(
     importlib.util.find_spec("sklearn") is None, reason="needs scikit-learn for the training images"
 )
-REACHED = 93.0
-"""A floor on the top-1 that training reached: 93.58 in benchmarks/results/qat_labels.json, and runs differ by 0.5. It
-does not come within a point of float, which has 95.17."""
+REACHED = 93.8
+"""A floor on the top-1 that training reached: 94.42 in benchmarks/results/qat_labels.json, and runs differ by 0.5;
+float has 95.17."""
 
 
 @pytest.fixture(scope="module")

@@ -137,7 +137,7 @@ def _prepared(case: Drawn, runner: Runner, wanted: Arrays, calibration: Calibrat
     poor = [name for name, db in ratios.items() if db is not None and db < least]
     if not poor:
         return
-    nudged = runner({k: v * np.float32(1 + NUDGE) if v.dtype.kind == "f" else v for k, v in case.feeds.items()})
+    nudged = runner({k: (v * (1 + NUDGE)).astype(v.dtype) if v.dtype.kind == "f" else v for k, v in case.feeds.items()})
     for name in poor:
         apart, allowed = (np.abs(a[name].astype(np.float64) - wanted[name]).max() for a in (given, nudged))
         if apart > NUDGED * allowed + NUDGE * max(1.0, np.abs(wanted[name]).max()):
@@ -145,8 +145,10 @@ def _prepared(case: Drawn, runner: Runner, wanted: Arrays, calibration: Calibrat
 
 
 def _casts_to_half(model: onnx.ModelProto) -> bool:
+    half = onnx.TensorProto.FLOAT16
     casts = (node for node in model.graph.node if node.op_type == "Cast")
-    return any(attribute.i == onnx.TensorProto.FLOAT16 for node in casts for attribute in node.attribute)
+    is_fed = any(value.type.tensor_type.elem_type == half for value in model.graph.input)
+    return is_fed or any(attribute.i == half for node in casts for attribute in node.attribute)
 
 
 def _unlike(wanted: Arrays, given: Arrays) -> Iterator[str]:

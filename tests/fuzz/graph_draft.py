@@ -67,14 +67,14 @@ class Draft:
     def rarely(self) -> bool:
         return self.draw(st.integers(0, 5)) == 5
 
-    def new_input(self, *shape: int) -> Tensor:
-        made = Tensor(self.namer("x"), shape, is_fed=True)
-        kind = self.one_of("normal", "normal", "normal", "positive", "negative", "zero")
+    def new_input(self, *shape: int, kind: int = FLOAT) -> Tensor:
+        made = Tensor(self.namer("x"), shape, kind=kind, is_fed=True)
+        form = self.one_of("normal", "normal", "normal", "positive", "negative", "zero")
         values = self.rng.standard_normal(shape).astype(np.float32)
         signed = {"positive": np.abs(values), "negative": -np.abs(values), "zero": values * 0}
-        self.feeds[made.name] = np.asarray(signed.get(kind, values), np.float32)
+        self.feeds[made.name] = np.asarray(signed.get(form, values), helper.tensor_dtype_to_np_dtype(kind))
         self.inputs.append(made)
-        self.values.append(made)
+        (self.values if kind == FLOAT else self.sides).append(made)
         return made
 
     def pick(self, fits: Fits = lambda t: True, *shapes: tuple[int, ...]) -> Tensor:
@@ -112,13 +112,13 @@ class Draft:
             inputs: None is an input that is left out.
             outputs: how many.
             size: about how large the results get; None is as large as the largest input.
-            attributes: of the node; `like` is a tensor whose shape the outputs have, for what onnx does not infer.
+            attributes: of the node; `like` is a tensor of the outputs' type and shape, for what onnx does not infer.
         """
         like = attributes.pop("like", None)
         names = ["" if t is None else t.name for t in inputs]
         made = [self.namer() for _ in range(outputs)]
         node = helper.make_node(op, names, made, name=self._node_name(op), **attributes)
-        kinds = dict.fromkeys(made, (FLOAT, like.shape)) if like is not None else self._infer(node, inputs)
+        kinds = dict.fromkeys(made, (like.kind, like.shape)) if like is not None else self._infer(node, inputs)
         self.nodes.append(node)
         largest = max((t.size for t in inputs if t is not None), default=1.0) if size is None else size
         found = [Tensor(name, kinds[name][1], largest, kinds[name][0]) for name in made]

@@ -1,11 +1,13 @@
 """Random valid ONNX graphs over the operators that fewbits knows: a model and feeds for it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import graph_layers as layers
 import graph_moves as moves
 import graph_pointwise as pointwise
+import graph_rare as rare
 import graph_twists as twists
 import numpy as np
 import onnx
@@ -23,8 +25,9 @@ MAKERS = (
     moves.reshape, moves.transpose, moves.squeeze, moves.part, moves.split, moves.concat, moves.concat, moves.spread,
     moves.resample, moves.empty, moves.indices,
     twists.tied_product, twists.tied_linear, twists.tied_embedding, twists.residual, twists.residual, twists.repeated,
-    twists.island, twists.branch,
+    twists.island, twists.branch, *(rare.rare,) * 8,
 )  # fmt: skip
+Maker = Callable[[Draft], None]
 PRECISIONS = ("w8a8", "w8a16", "w4a8", "w16a16", "fp16")
 LIFTED = ("", "", *PRECISIONS, "w6a6", "fp32")
 RANGES = ("minmax", "minmax", "mse", "entropy", "percentile:99.9")
@@ -66,16 +69,19 @@ class Drawn:
 
 
 @st.composite
-def drawn_graphs(draw: Any, most_makers: int = 12) -> Drawn:
+def drawn_graphs(
+    draw: Any, most_makers: int = 12, makers: tuple[Maker, ...] = MAKERS, first_opset: int = OPSETS[0]
+) -> Drawn:
     """A random graph of up to about three times `most_makers` nodes, with settings."""
+    opset = draw(st.sampled_from(range(first_opset, OPSETS[-1] + 1)))
     draft = Draft(
-        draw, draw(st.sampled_from(OPSETS)), Namer(draw, draw(STYLES)), draw(st.sampled_from((1, 2, 3))),
+        draw, opset, Namer(draw, draw(STYLES)), draw(st.sampled_from((1, 2, 3))),
         np.random.default_rng(draw(st.integers(0, 2**16))),
     )  # fmt: skip
     shapes = ((draft.batch, 3, 6, 6), (draft.batch, 4, 5, 5), (draft.batch, 3, 6), (draft.batch, 4), (4,), ())
     draft.new_input(*draft.one_of(*shapes))
     for _ in range(draw(st.integers(1, most_makers))):
-        draft.one_of(*MAKERS)(draft)
+        draft.one_of(*makers)(draft)
     return Drawn(
         _model(draft), draft.feeds, draft.batch, draft.one_of(*PRECISIONS), draft.one_of(*LIFTED),
         draft.one_of(2, 3), draft.one_of(*TARGETS), draft.one_of(*RANGES), not draft.rarely(), draft.rarely(),

@@ -2,9 +2,11 @@
 
 import logging
 import random
+from typing import Any
 
 import pytest
 from graph_checks import Tally, breaches
+from graph_rare import RARE
 from graph_strategy import drawn_graphs
 from hypothesis import HealthCheck, given, seed, settings
 
@@ -12,13 +14,13 @@ logger = logging.getLogger(__name__)
 MOST_DISCARDED = 0.1
 
 
-def fuzz(count: int, number: int, most_makers: int) -> Tally:
-    """Hold `count` graphs against the invariants; `number` decides which graphs."""
+def fuzz(count: int, number: int, *drawn: Any) -> Tally:
+    """Hold `count` graphs against the invariants; `number` decides which graphs, `drawn` is what draws them."""
     tally = Tally()
 
     @seed(number)
     @settings(max_examples=count, database=None, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(drawn_graphs(most_makers))
+    @given(drawn_graphs(*drawn))
     def holds(case):
         assert breaches(case, tally) == []
 
@@ -28,16 +30,23 @@ def fuzz(count: int, number: int, most_makers: int) -> Tally:
 
 @pytest.mark.parametrize("number", range(4))
 def test_every_invariant_holds_on_random_graphs(number):
-    tally = fuzz(50, number, most_makers=8)
+    tally = fuzz(50, number, 8)
     assert tally.graphs + tally.discards >= 50
     assert tally.discards <= MOST_DISCARDED * 50
+
+
+@pytest.mark.parametrize("row", RARE)
+def test_every_invariant_holds_on_each_rare_operator(row):
+    first_opset, maker = RARE[row]
+    tally = fuzz(5, 0, 3, (maker,), first_opset)
+    assert tally.graphs > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(20))
 def test_every_invariant_holds_on_thousands_of_random_graphs(part):
     number = random.SystemRandom().randrange(2**32)
-    logger.warning("part %d: fuzz(250, %d, most_makers=12)", part, number)  # shown where it fails
-    tally = fuzz(250, number, most_makers=12)
+    logger.warning("part %d: fuzz(250, %d, 12)", part, number)  # shown where it fails
+    tally = fuzz(250, number, 12)
     assert tally.graphs + tally.discards >= 250
     assert tally.discards <= MOST_DISCARDED * 250

@@ -151,6 +151,12 @@ def test_load_model_bytes_cannot_have_external_data(external):
         load_model(external.read_bytes())
 
 
+def test_load_model_keeps_the_shape_of_an_input_that_is_an_output():
+    model = load_model(proto("g (float[4] x, float[N,2] z) => (float[a] x, float[N,2] y) { y = Neg(z) }"))
+    assert [str(value.shape) for value in model.graph.inputs] == ["[4]", "[N,2]"]
+    assert model.graph.outputs[0] is model.graph.inputs[0]
+
+
 def test_load_model_drops_initializers_from_inputs():
     model = proto(CONV, w=normal(4, 3, 3, 3))
     model.graph.input.append(helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [4, 3, 3, 3]))

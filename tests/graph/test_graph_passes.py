@@ -8,6 +8,7 @@ from graph_models import applied, graph, normal, ops, reasons, run
 from fewbits.graph.bridge import rewrite
 from fewbits.graph.passes import constants, dead_code, identities, simplify
 from fewbits.graph.passes.base import PassResult
+from fewbits.graph.shapes import infer_shapes
 
 # --- identities, constants, dead code
 
@@ -95,6 +96,12 @@ def test_dead_code():
     assert set(result.changed) == {"removed Add 'Add_0'", "removed Abs 'Abs_1'", "removed initializer 'k'"}
 
 
+def test_dead_code_keeps_an_output_before_one_that_is_read():
+    text = "g (float[2,4] x, float[4] w) => (float[2,1] y) { n, m, s = LayerNormalization(x, w) y = Neg(s) }"
+    after, _ = applied(dead_code.run, graph(text, w=normal(4)), {"x": normal(2, 4)})
+    assert [value.name for value in next(iter(after.graph)).outputs] == ["n", "m", "s"]
+
+
 # --- onnxslim
 
 SHAPED = """g (float[2,3,4] x, int64[1] one, float[3,1] k) => (float[2,12] y) {
@@ -120,6 +127,18 @@ def test_simplify_declines_when_onnxslim_raises(monkeypatch):
     model = shaped()
     assert reasons(simplify.run(model)) == "onnxslim: its result is not used (list index out of range)"
     assert "Shape" in ops(model)
+
+
+def test_simplify_declines_what_fixes_an_open_dimension():
+    """onnxslim reads [N, 4] + [3, 4] as N = 3, and an N of 1 would not fit any more."""
+    model = graph(
+        "g (float[N,4] x, float[3,4] w) => (float[M,4] y, int64[2] s) { a = Add(x, w) y = Relu(a) s = Shape(x) }",
+        w=normal(3, 4),
+    )
+    infer_shapes(model)
+    said = "onnxslim: its result is not used (it fixes the open dimension 'N' of input 'x' at 3)"
+    assert reasons(simplify.run(model)) == said
+    assert [node.op_type for node in model.graph] == ["Add", "Relu", "Shape"]
 
 
 def test_simplify_declines_what_the_runtime_refuses():

@@ -120,6 +120,16 @@ def test_loops_and_sequences_follow():
     assert np.array_equal(given, 8 * x)
 
 
+def test_casts_bring_the_import_that_they_need():
+    text = """<ir_version: 10, opset_import: ["ai.onnx.ml" : 5]> g (double[2,3] x) => (double[2,2] y)
+        <int64[2] i = {2, 0}> { y = ai.onnx.ml.ArrayFeatureExtractor (x, i) }"""
+    after, _ = widened(load_model(onnx.parser.parse_model(text)))
+    assert ops(after) == ["Cast", "ArrayFeatureExtractor", "Cast"]
+    assert after.opset_imports == {"ai.onnx.ml": 5, "": 21}
+    x = normal(2, 3).astype(np.float64)
+    np.testing.assert_allclose(run(after, {"x": x})["y"], x[:, [2, 0]], rtol=1e-6)
+
+
 def test_operators_of_unknown_domains_keep_their_types():
     text = (
         "g (float16[N,4] x, float16[4,4] w) => (float16[N,4] y) { h = MatMul(x, w) c = my.ops.Swirl(h, w) y = Relu(c) }"

@@ -1,5 +1,6 @@
 """Networks as a method that rounds finds them, and what its result is measured by."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from fewbits.improvement.methods import Effort
 from fewbits.improvement.result import Improved
 from fewbits.improvement.rounded_store import RoundedStore
 from fewbits.numerics.affine import fake_quantize
+from fewbits.numerics.output_error import RelativeOutputError
 from fewbits.quantization.layers import find_layers
 from fewbits.runtime.session import RunOptions
 from fewbits.spec.encodings import Encoding
@@ -31,6 +33,8 @@ EFFORTS = {
     "gptq": Effort(),
     "adaround": Effort(iterations=40),
     "adaround by block": Effort(granularity="block", iterations=20),
+    "adaround, drop": Effort(iterations=40, drop=0.5),
+    "adaround by block, drop": Effort(granularity="block", iterations=20, drop=0.5),
 }
 Feeds = Sequence[Mapping[str, np.ndarray]]
 
@@ -43,7 +47,7 @@ class Case:
     feeds: Feeds
 
     def improved(self, name: str, effort: Effort | None = None, store: RoundedStore | None = None) -> Improved:
-        method = name.partition(" ")[0]
+        method = re.split("[ ,]", name)[0]
         return round_model(method, self.start, self.feeds, effort or EFFORTS[name], store=store)
 
 
@@ -52,7 +56,7 @@ def case_of(model: ir.Model | Path, data: Mapping[str, np.ndarray], precision: s
     source = model if isinstance(model, Path) else to_bytes(model)
     calibration = calibrate(source, data=dict(data), batch_size=24, run_options=RunOptions(threads=1), **options)
     made: Quantized = quantize_calibrated(calibration, precision, ranges="minmax")
-    start = Start(calibration.model, calibration.model, made.plan, made.encodings)
+    start = Start(calibration.model, calibration.model, made.plan, made.encodings, made.encoded.biases)
     count = len(next(iter(data.values())))
     return Case(start, [{k: v[i : i + 24] for k, v in data.items()} for i in range(0, count, 24)])
 
@@ -120,3 +124,28 @@ def output_errors(case: Case, found: Improved, *, after_relu: bool) -> dict[str,
         act = torch.relu if after_relu else torch.clone
         errors[node] = tuple(float((act(made) - act(wanted)).pow(2).mean()) for made in (plain, ours))
     return errors
+
+
+def nearest(case: Case, model: ir.Model, *, biases: bool = False) -> ir.Model:
+    """Return `model` with every weight on the grid that the method found, and the biases that were there if asked."""
+    copy = model.clone()
+    for tensor, grid in weights_of(case).values():
+        copy.graph.initializers[tensor].const_value = ir.tensor(fake_quantize(array(copy, tensor), grid), name=tensor)
+    for key, values in case.start.biases.items() if biases else ():
+        tensor = case.start.plan.grids[key].tensor
+        shape = array(copy, tensor).shape
+        if values.size == array(copy, tensor).size:
+            copy.graph.initializers[tensor].const_value = ir.tensor(values.reshape(shape), name=tensor)
+    return copy
+
+
+def network_error(case: Case, model: ir.Model) -> float:
+    """Return the relative error of the outputs of a model whose activations are not rounded."""
+    error = RelativeOutputError([str(value.name) for value in model.graph.outputs], "power")
+    graphs = [TorchGraph(one).eval() for one in (case.start.reference, model)]
+    for one in case.feeds:
+        with torch.no_grad():
+            wanted, given = ({k: v.numpy() for k, v in graph(feeds_to_torch(one)).items()} for graph in graphs)
+        error.update(wanted, given)
+    assert error.value is not None
+    return error.value

@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from rounding_cases import EFFORTS, Case, array, case_of, output_errors, watched, weights_of
+from rounding_cases import (
+    EFFORTS,
+    Case,
+    array,
+    case_of,
+    nearest,
+    network_error,
+    output_errors,
+    watched,
+    weights_of,
+)
 
 from fewbits.errors import SpecError
 from fewbits.graph.save import to_bytes
@@ -21,7 +31,7 @@ from networks import graph, normal
 
 torch = pytest.importorskip("torch")
 
-from fewbits.improvement import torch_improve  # noqa: E402
+from fewbits.improvement import torch_bias, torch_improve  # noqa: E402
 from fewbits.improvement.torch_cache import Cache  # noqa: E402
 from fewbits.improvement.torch_improve import round_model  # noqa: E402
 
@@ -44,6 +54,9 @@ MIXED = """g (float[N, 3, 8, 8] image, float[8, 3, 3, 3] w1, float[8] b1, float[
     [head] y = Gemm <transB = 1> (m, w6, b6)
 }"""
 MIXED_LAYERS = ("first", "depthwise", "up", "unbiased", "product", "head")
+MIXED_BIASES = ("b1", "b2", "b3", "b6")
+BIASED = ("first", "depthwise", "head")  # and the bias of a ConvTranspose cannot be corrected
+ROUNDING = [name for name in EFFORTS if name != "bias-correction"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,21 +108,22 @@ def same_bits(one: ir.Model, other: ir.Model) -> bool:
 @pytest.mark.parametrize("which", ["mixed", "digits"])
 def test_no_layer_gets_worse(which, name):
     found = improved(which, name)
-    assert (
-        set(found.errors) == set(found.changed) == set(weights_of(mixed_case() if which == "mixed" else digits_case()))
-    )
-    assert not found.declined
+    case = mixed_case() if which == "mixed" else digits_case()
+    left = {"up", "unbiased", "product"} if (which, name) == ("mixed", "bias-correction") else set()
+    assert set(found.errors) == set(found.changed) == set(weights_of(case)) - left
+    assert set(found.declined) == left
     assert all(0 <= after <= before < np.inf for before, after in found.errors.values())
     before, after = np.mean(list(found.errors.values()), axis=0)
-    assert after < 0.97 * before or "block" in name  # 20 iterations win little, or nothing, over where they start
+    # biases that are corrected already leave little; 20 iterations win little, or nothing, over where they start
+    assert after < (0.99 if name == "bias-correction" else 0.97) * before or "block" in name or "drop" in name
 
 
 @pytest.mark.parametrize("name", list(EFFORTS))
 @pytest.mark.parametrize("which", ["mixed", "digits"])
 def test_weights_lie_on_the_grids_that_are_pinned(which, name):
     case, found = mixed_case() if which == "mixed" else digits_case(), improved(which, name)
-    assert set(found.pinned) == {tensor for tensor, _ in weights_of(case).values()}
-    for tensor, before in weights_of(case).values():
+    assert set(found.pinned) == {tensor for node, (tensor, _) in weights_of(case).items() if node in found.changed}
+    for tensor, before in (weights_of(case)[node] for node in found.changed):
         values, pin = array(found.model, tensor), found.pinned[tensor]
         np.testing.assert_array_equal(fake_quantize(values, pin), values)
         assert pin.spec == before.spec
@@ -135,16 +149,69 @@ def reads_of(case: Case, node: str) -> list[str]:
 
 def test_bias_correction_moves_only_biases():
     case, found = mixed_case(), improved("mixed", "bias-correction")
-    for tensor, grid in weights_of(case).values():
-        np.testing.assert_array_equal(
-            array(found.model, tensor), fake_quantize(array(case.start.reference, tensor), grid)
-        )
-        np.testing.assert_array_equal(found.pinned[tensor].scale, grid.scale)
-    moved = [n for n in ("b1", "b2", "b6") if not np.array_equal(array(found.model, n), array(case.start.reference, n))]
+    for node, (tensor, grid) in weights_of(case).items():
+        before = array(case.start.reference, tensor)
+        expected = fake_quantize(before, grid) if node in BIASED else before
+        np.testing.assert_array_equal(array(found.model, tensor), expected)
+        assert (tensor in found.pinned) == (node in BIASED)
+        assert node not in BIASED or np.array_equal(found.pinned[tensor].scale, grid.scale)
+    moved = [n for n in MIXED_BIASES if not np.array_equal(array(found.model, n), array(case.start.reference, n))]
     assert moved == ["b1", "b2", "b6"]
+    assert found.declined["unbiased"] == "its bias cannot be corrected: it has none of its own"
+    assert "ConvTranspose are sums" in found.declined["up"]
 
 
-@pytest.mark.parametrize("name", ["bias-correction", "seq-mse", "gptq", "adaround"])
+def test_a_corrected_bias_is_the_best_behind_the_activation():
+    """The first layer reads the data themselves: no bias nearby leaves less of the error behind its Relu."""
+    case, found = mixed_case(), improved("mixed", "bias-correction")
+    floating, rounded = watched(case.start.reference, case.feeds), watched(found.model, case.feeds)
+    wanted, given = (torch.relu(each.writes["first"]) for each in (floating, rounded))
+    least = (given - wanted).pow(2).mean([0, 2, 3])
+    for shift in (-0.02, 0.02):
+        other = torch.relu(rounded.writes["first"] + shift * floating.writes["first"].std())
+        assert ((other - wanted).pow(2).mean([0, 2, 3]) > least).all()
+
+
+@pytest.mark.parametrize("which", ["mixed", "digits"])
+def test_bias_correction_lowers_the_error_of_the_outputs(which):
+    """Against the quantized model with the biases that `quantize` corrects already."""
+    case = mixed_case() if which == "mixed" else digits_case()
+    found = improved(which, "bias-correction")
+    before = network_error(case, nearest(case, case.start.reference, biases=True))
+    assert network_error(case, nearest(case, found.model)) < before
+
+
+def test_biases_that_harm_the_outputs_together_stay(monkeypatch):
+    def harmed(layers, step):
+        found = torch_bias.correct_bias(layers, step)
+        return replace(found, bias=found.bias + np.float32(1))
+
+    monkeypatch.setattr(torch_improve, "correct_bias", harmed)
+    case = mixed_case()
+    found = case.improved("bias-correction")
+    assert (found.changed, found.pinned, found.errors) == ((), {}, {})
+    assert all("the error of the outputs would go from" in found.declined[node] for node in BIASED)
+    assert set(found.declined) == set(MIXED_LAYERS)
+    assert same_bits(found.model, case.start.current)
+
+
+def test_outputs_are_compared_although_the_time_is_up():
+    """Layers that were not reached keep their biases, and what was corrected is still no loss."""
+    calls = []
+
+    def is_late() -> bool:
+        calls.append(1)
+        return len(calls) > 3
+
+    case = mixed_case()
+    found = round_model("bias-correction", case.start, case.feeds, Effort(), is_late=is_late)
+    assert set(found.changed) <= {"first", "depthwise"}
+    assert found.declined["head"] == "the time was up"
+    for name in ("b6", "b3"):
+        np.testing.assert_array_equal(array(found.model, name), array(case.start.reference, name))
+
+
+@pytest.mark.parametrize("name", ["seq-mse", "gptq", "adaround"])
 def test_mean_outputs_are_those_of_the_float_layers(name):
     case, found = mixed_case(), improved("mixed", name)
     floating, rounded = watched(case.start.reference, case.feeds), watched(found.model, case.feeds)
@@ -181,7 +248,7 @@ def test_adaround_is_no_worse_than_gptq_on_the_same_inputs():
     assert ours <= theirs * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("name", ["gptq", "adaround", "adaround by block"])
+@pytest.mark.parametrize("name", ["bias-correction", "gptq", "adaround", "adaround by block", "adaround, drop"])
 def test_a_small_ceiling_spills_and_changes_no_bit(monkeypatch, name):
     made: list[Cache] = []
     before = Cache.__init__
@@ -242,12 +309,13 @@ def forbid_solvers(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in torch_improve.CLOSED:
         monkeypatch.setitem(torch_improve.CLOSED, name, solved)
+    monkeypatch.setattr(torch_bias, "_loss_of", solved)
     monkeypatch.setattr(torch_adaround, "learn_layer", solved)
     monkeypatch.setattr(torch_blocks, "learn_block", solved)
     monkeypatch.setattr(torch_blocks, "first_guess", solved)
 
 
-@pytest.mark.parametrize("name", ["gptq", "adaround", "adaround by block"])
+@pytest.mark.parametrize("name", ["gptq", "adaround", "adaround by block", "adaround by block, drop"])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, monkeypatch, name):
     case, kept = mixed_case(), RoundedStore.keep
     with Store(tmp_path / "store.sqlite") as store:
@@ -274,7 +342,9 @@ def test_methods_follow_one_another(name):
     case, first = mixed_case(), improved("mixed", "gptq")
     plan = case.start.plan
     encodings = {key: first.pinned.get(grid.tensor, case.start.encodings[key]) for key, grid in plan.grids.items()}
-    second = replace(case, start=replace(case.start, current=first.model, encodings=encodings)).improved(name)
+    second = replace(case, start=replace(case.start, current=first.model, encodings=encodings, biases={})).improved(
+        name
+    )
     assert all(after <= before for before, after in second.errors.values())
     for tensor, pin in second.pinned.items():
         np.testing.assert_array_equal(fake_quantize(array(second.model, tensor), pin), array(second.model, tensor))
@@ -327,7 +397,7 @@ def test_a_bias_that_another_node_reads_stays(name, text):
     width = 8 if text is SHARED_BIAS else 3
     model = graph(text, w1=normal(3, 3, 3, 3, seed=1), w2=normal(3, 3, 3, 3, seed=2), b=b)
     found = case_of(model, {"x": images(48, 3, 8, width)}).improved(name)
-    assert set(found.changed) == {"one", "two"}
+    assert set(found.changed) == (set() if name == "bias-correction" else {"one", "two"})
     np.testing.assert_array_equal(array(found.model, "b"), b)
     assert all(after <= before for before, after in found.errors.values())
 
@@ -410,7 +480,7 @@ def picking(product: str, limit: float, x: np.ndarray) -> Case:
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-@pytest.mark.parametrize("name", list(EFFORTS))
+@pytest.mark.parametrize("name", ROUNDING)
 def test_a_layer_that_reads_nothing_is_left(name, product):
     found = picking(product, 1e9, normal(48, 6)).improved(name)
     assert found.declined == {"picked": "it read nothing on the calibration data"}
@@ -421,7 +491,7 @@ def test_a_layer_that_reads_nothing_is_left(name, product):
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-@pytest.mark.parametrize("name", list(EFFORTS))
+@pytest.mark.parametrize("name", ROUNDING)
 def test_a_layer_may_read_nothing_in_some_batches(name, product):
     x = normal(48, 6)
     x[:24] *= 1e-3  # the first batch
@@ -436,7 +506,7 @@ def test_a_layer_may_read_nothing_in_some_batches(name, product):
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-@pytest.mark.parametrize("name", list(EFFORTS))
+@pytest.mark.parametrize("name", ROUNDING)
 def test_a_layer_that_reads_other_rows_than_in_the_float_model_is_left(name, product):
     found = picking(product, 1.5, normal(480, 6)).improved(name)
     assert found.declined == {"picked": "it reads another number of rows than in the float model"}

@@ -4,7 +4,8 @@ from model_zoo import ZOO
 from qdq_models import Made, model, normal, quantized, statistics, watched
 
 from fewbits.errors import DataError
-from fewbits.quantization.observe import MASK, observe, seen_by_softmax, watchlist, without_infinities
+from fewbits.quantization.infinities import MASK, without_infinities
+from fewbits.quantization.observe import observe, seen_by_softmax, watchlist
 from fewbits.spec.target import load_target
 
 V73 = load_target("qnn-htp-v73")

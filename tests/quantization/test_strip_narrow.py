@@ -36,6 +36,19 @@ def test_a_narrow_grid_is_read_as_one_grid(precision):
     np.testing.assert_array_equal(given, wanted)
 
 
+def test_a_clip_that_the_grid_took_in_leaves_its_name_to_the_tensor():
+    text = """g (float[1,2,4,4] x) => (float y) { c = Conv (x, w) k = Clip (c, low, high)
+        y = AveragePool <kernel_shape = [2,2]> (k) }"""
+    graph = model(text, w=normal(3, 2, 1, 1), low=np.float32(0), high=np.float32(50))
+    made = quantized(graph, {"x": normal(1, 2, 4, 4)}, "w6a6")
+    assert "k" not in {value.name for node in made.quantized.graph for value in node.outputs}
+    stripped = strip_qdq(made.quantized, "the file")
+    infer_shapes(stripped.model)
+    adopted = adopt(stripped.model, stripped.given, "qnn-htp-v73", is_complete=True)
+    assert adopted.encoded.encodings["k"].scale == made.encoding("k").scale
+    assert "c" not in adopted.plan.grids
+
+
 def test_a_clip_with_other_bounds_is_an_operator_of_the_network():
     made = narrow("w8a6")
     bound = next(v for name, v in made.quantized.graph.initializers.items() if name == "a_high")

@@ -199,4 +199,4 @@ def _worst_db(wanted: Arrays, given: Arrays) -> float | None:
 def kind_of(sentence: str) -> str:
     """Return a reason or a message without what it names: equal for all that fail alike."""
     text = re.sub(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\(\d+\)", "_", sentence)
-    return re.sub(r"(?<![\w.])\d+", "#", text)[:160]
+    return re.sub(r"(?<![\w.])\d+(\.\d+)?(e[+-]\d+)?", "#", text)[:160]

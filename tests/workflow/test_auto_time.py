@@ -116,7 +116,7 @@ def test_auto_says_which_methods_were_not_begun(tiny, tmp_path):
     script = ["baseline", "improve", "stop"]
     with quickly(has_torch=True) as patch:
         patch.setattr(auto_run, "decide", lambda facts: (script[min(len(facts.done), 2)], "it is written"))
-        patch.setattr(auto_steps, "QUICK_METHODS", ("gptq", "bias-correction"))
+        patch.setattr(auto_steps, "QUICK_METHODS", ("gptq", "seq-mse"))
         late_after(patch, 3)
         record = auto_of(tiny, tmp_path / "run", min_sqnr=MET_BY_LITEMP, time="90s").record
-    assert record.forks[1].found == "of bias-correction: bias-correction kept; the time was up before gptq"
+    assert record.forks[1].found == "of seq-mse: seq-mse kept; the time was up before gptq"

@@ -1,18 +1,24 @@
-"""`auto --memory`: what does not fit is refused, or done otherwise, before it begins."""
+"""`--memory`: what does not fit is refused, or done otherwise, before it begins."""
 
 import importlib
 import json
+import re
 
+import numpy as np
 import pytest
 from auto_cases import auto_of, quickly, steps_of
 
 from fewbits.artifact import names
 from fewbits.errors import SpecError
-from fewbits.improvement.methods import Effort
 from fewbits.reporting.preflight_record import Preflight
-from fewbits.workflow.ceiling import Room
-
-USUAL = Effort()
+from fewbits.runtime.memory import Ceiling
+from fewbits.runtime.parallel import Workers
+from fewbits.runtime.session import RunOptions
+from fewbits.workflow import ceiling
+from fewbits.workflow.calibrate import batch_size_for, calibrate_subject
+from fewbits.workflow.ceiling import ONE_PASS, ROUNDING, TRAINING, Load, Room, hold
+from fewbits.workflow.stages import Stages
+from fewbits.workflow.subject import open_subject
 
 
 def told(step1_mb=500.0, *, litemp=800.0, improve=3000.0, waiting=2000.0) -> Preflight:
@@ -22,35 +28,31 @@ def told(step1_mb=500.0, *, litemp=800.0, improve=3000.0, waiting=2000.0) -> Pre
 
 
 def test_without_a_ceiling_all_is_as_usual():
-    assert Room.within(None, told()) == Room() == Room("auto", USUAL, ())
+    assert Room.within(None, told()) == Room() == Room("auto", may_improve=True, notes=())
 
 
 def test_what_fits_is_as_usual():
-    room = Room.within(4_000_000_000, told())
-    assert (room.ranking, room.effort) == ("auto", USUAL)
+    room = Room.within(Ceiling(1_500_000_000), told())
+    assert (room.ranking, room.may_improve) == ("auto", True)
     assert room.notes == ("Memory for training is not told beforehand, and --memory does not hold there.",)
 
 
-def test_activations_wait_in_files_where_they_do_not_fit():
-    room = Room.within(1_500_000_000, told())
-    assert (room.ranking, room.effort) == ("auto", Effort(ceiling=500_000_000))
-
-
 def test_what_does_not_fit_is_done_otherwise_or_left_out():
-    room = Room.within(700_000_000, told())
-    assert (room.ranking, room.effort) == ("brute-force", None)
+    room = Room.within(Ceiling(700_000_000), told())
+    assert (room.ranking, room.may_improve) == ("brute-force", False)
     assert "one pass may take 800 MB" in room.notes[1]
     assert "Better weights are left out, since they may take 1000 MB" in room.notes[2]
 
 
 def test_a_step_1_that_does_not_fit_is_refused_with_the_figure():
     with pytest.raises(SpecError, match=r"Step 1 is expected to take 500 MB, and --memory allows 400 MB: allow more"):
-        Room.within(400_000_000, told())
+        Room.within(Ceiling(400_000_000), told())
 
 
-def test_a_system_that_does_not_tell_memory_is_said():
+def test_a_system_that_does_not_tell_memory_is_said(monkeypatch):
+    monkeypatch.setattr("fewbits.runtime.memory.resident_mb", lambda: None)
     with pytest.raises(SpecError, match="this system does not tell what a process takes"):
-        Room.within(400_000_000, told(None))
+        Ceiling.of("400MB")
 
 
 def test_a_run_within_too_little_is_refused_before_step_1(tiny, tmp_path):
@@ -62,10 +64,78 @@ def test_a_run_within_too_little_is_refused_before_step_1(tiny, tmp_path):
 def test_a_run_ranks_by_brute_force_where_one_pass_does_not_fit(tiny, tmp_path):
     pytest.importorskip("torch")
     with quickly(has_torch=True) as patch:
-        known = told(100.0, litemp=800.0, improve=900.0, waiting=0.0)
+        known = told(100.0, litemp=8000.0, improve=9000.0, waiting=0.0)
         patch.setattr(importlib.import_module("fewbits.workflow.auto"), "preflight", lambda *of, **how: known)
-        record = auto_of(tiny, tmp_path / "run", memory="700MB").record
+        record = auto_of(tiny, tmp_path / "run", memory="7000MB").record
     assert steps_of(record) == ["baseline", "litemp", "stop"]
     assert json.loads((tmp_path / "run" / "litemp" / names.RECORD).read_text())["ranking"] == "brute-force"
-    assert "Groups are ranked by brute force, since one pass may take 800 MB." in record.notes
-    assert "--memory 700MB" in record.command
+    assert "Groups are ranked by brute force, since one pass may take 8000 MB." in record.notes
+    assert "--memory 7000MB" in record.command
+
+
+@pytest.fixture
+def subject(tiny):
+    return open_subject(tiny.model, data=tiny.calib, run_options=RunOptions(threads=1))
+
+
+def test_without_a_ceiling_the_subject_stays_as_it_is(subject, caplog):
+    assert hold(subject, None, Load(24)) is subject
+    assert not caplog.records
+
+
+def test_more_than_the_system_has_left_is_said_once(subject, monkeypatch, caplog):
+    monkeypatch.setattr(ceiling, "available_mb", lambda: 1.0)
+    assert hold(subject, None, Load(24)) is subject
+    (note,) = caplog.messages
+    assert note.startswith("The run is expected to take ")
+    assert "and 1 MB are left: a smaller --batch-size" in note
+
+
+def test_a_large_ceiling_changes_nothing_but_what_is_kept(subject):
+    found = hold(subject, Ceiling(10**11), Load(24))
+    assert found.options.at_once == found.runner.at_once == batch_size_for(subject)
+    assert found.ceiling is not None
+    assert found.ceiling.kept_bytes > 10**9
+
+
+def test_samples_run_one_at_a_time_just_above_what_is_told(subject):
+    with pytest.raises(SpecError, match=r"expected to take \d+ MB at least") as refused:
+        hold(subject, Ceiling(1), Load(24))
+    least = int(re.search(r"take (\d+) MB", str(refused.value))[1])
+    assert hold(subject, Ceiling((least + 3) * 10**6), Load(24)).options.at_once >= 1
+
+
+@pytest.mark.parametrize(
+    ("load", "message"),
+    [
+        (Load(24, (ONE_PASS,)), "The one-pass step .* rank by brute force"),
+        (Load(24, (ROUNDING,)), "The rounding step .* --batch-size"),
+        (Load(24, (TRAINING,), train_batch=10**6), "The training step .* --train-batch"),
+        (Load(24, workers=Workers(4)), "The run .* or take fewer --workers"),
+    ],
+)
+def test_a_refusal_names_the_way_out_of_the_step_that_takes_most(subject, load, message):
+    with pytest.raises(SpecError, match=message):
+        hold(subject, Ceiling(1), load)
+
+
+def test_workers_are_counted_with_the_process(subject):
+    alone, four = hold(subject, Ceiling(10**11), Load(24)), hold(subject, Ceiling(10**11), Load(24, workers=Workers(4)))
+    assert alone.ceiling.size_bytes - four.ceiling.size_bytes > 4 * 150 * 10**6
+
+
+def test_calibration_in_pieces_sees_the_same(tiny):
+    def seen(at_once):
+        options = RunOptions(threads=1, at_once=at_once)
+        subject = open_subject(tiny.model, data=tiny.calib, run_options=options, batch_size=24)
+        return calibrate_subject(subject, samples=24, stages=Stages()).statistics
+
+    whole, pieces = seen(0), seen(5)
+    for name, histogram in whole.histograms.items():
+        other = pieces.histograms[name]
+        assert (histogram.low, histogram.high) == (other.low, other.high)
+        np.testing.assert_array_equal(histogram.counts, other.counts)
+    for node, moment in whole.moments.items():
+        assert moment.rows == pieces.moments[node].rows
+        np.testing.assert_array_equal(moment.mean(), pieces.moments[node].mean())
+        np.testing.assert_array_equal(moment.matrix(), pieces.moments[node].matrix())

@@ -109,7 +109,7 @@ def test_an_improved_folder_is_improved_from_its_float_model(run, tmp_path):
     floating, which, notes = floating_model(subject)
     assert (which, notes) == ("reference", ())
     assert floating is subject.source.reference
-    again = improve(run.output, methods="bias-correction", output=tmp_path / "again", **MORE)
+    again = improve(run.output, methods="adaround", effort=Effort(iterations=20), output=tmp_path / "again", **MORE)
     assert again.before.value == run.score.value
     assert again.methods[0].output.error < 1.1 * run.methods[0].output.error
     assert again.record.improvement["floating"] == "reference"
@@ -391,6 +391,9 @@ def test_bad_input_is_one_sentence(tiny, small, tmp_path, options, says):
 def test_effort_is_checked():
     with pytest.raises(SpecError, match="The granularity is layer or block, not 'network'"):
         Effort(granularity="network")
+    for share in (-0.1, 1.0, float("nan")):
+        with pytest.raises(SpecError, match="The share of activations to drop is at least 0 and below 1, not"):
+            Effort(drop=share)
 
 
 def test_nothing_to_improve_is_one_sentence(tmp_path, small):

@@ -7,6 +7,7 @@ import pytest
 from fewbits.analysis.evaluate import Evaluation, drop
 from fewbits.analysis.scores import parse_metric
 from fewbits.errors import SpecError
+from fewbits.runtime.memory import peak_mb
 from fewbits.runtime.session import RunOptions
 from fewbits.workflow import preflight_memory as memory
 from fewbits.workflow.goal import open_goal
@@ -140,7 +141,7 @@ def test_preflight_says_that_a_small_drop_on_few_samples_is_noise(tiny):
 
 
 def test_preflight_names_the_parts_of_step_1_and_memory_of_later_steps(tiny):
-    before_mb = memory.peak_mb()
+    before_mb = peak_mb()
     found = run(tiny, steps=("litemp", "improve"))
     assert set(found.parts) == {"prepare", STAGE, "calibrate", "quantize", "range trials", "write", "score"}
     assert found.seconds == pytest.approx(sum(found.parts.values()))

@@ -7,6 +7,7 @@ import pytest
 from fewbits.analysis import sensitivity
 from fewbits.quantization.profile import Profile
 from fewbits.runtime import heap
+from fewbits.runtime.memory import MB, peak_mb, resident_mb
 from fewbits.runtime.session import RunOptions
 from fewbits.workflow import preflight_memory as memory
 from fewbits.workflow.calibrate import calibrate_subject
@@ -36,7 +37,7 @@ def test_litemp_mb_counts_gradients_of_as_many_probes_as_are_held(subject):
     sizes = memory.tensor_bytes(subject.model.graph, {})
     few, more = (memory.litemp_mb(subject.model, sizes, 1, probes) for probes in (1, 4))
     one = memory.gradient_bytes(subject.model.graph, sizes)
-    assert more - few == pytest.approx(3 * one / memory.MB)
+    assert more - few == pytest.approx(3 * one / MB)
     large = {name: 1e6 * size for name, size in sizes.items()}
     held, one = (memory.litemp_mb(subject.model, large, 1, probes) for probes in (16, 1))
     assert held == one  # those of one probe are more than what is held of several
@@ -45,10 +46,10 @@ def test_litemp_mb_counts_gradients_of_as_many_probes_as_are_held(subject):
 
 
 def test_resident_memory_is_at_most_the_peak():
-    now = memory.resident_mb()
+    now = resident_mb()
     if now is None:
         pytest.skip("the system does not tell resident memory")
-    assert 10 < now <= memory.peak_mb() * 1.01
+    assert 10 < now <= peak_mb() * 1.01
 
 
 def test_gradients_of_one_share_are_gone_before_the_next_is_computed(subject, monkeypatch):

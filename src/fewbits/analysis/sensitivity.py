@@ -12,6 +12,8 @@ Part = Literal["all", "weights", "activations"]
 PARTS: tuple[Part, ...] = ("all", "weights", "activations")
 MOST_BYTES = 1 << 29
 """Gradients that are kept at a time, unless those of one probe alone are larger."""
+HELD, COPIES = 1.25, 6
+"""What a forward pass keeps, relative to all tensors; what works on one tensor at a time, relative to the largest."""
 _Z95 = 1.96  # standard deviations on either side that hold 95 % of a normal distribution
 
 

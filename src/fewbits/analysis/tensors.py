@@ -16,7 +16,8 @@ from fewbits.numerics.channel_error import channel_axis_of
 from fewbits.numerics.histogram import Histogram
 from fewbits.numerics.metrics import SqnrAccumulator, sqnr_db
 from fewbits.numerics.ranges import Percentile
-from fewbits.quantization.observe import seen_by_softmax, without_infinities
+from fewbits.quantization.infinities import without_infinities
+from fewbits.quantization.observe import seen_by_softmax
 from fewbits.spec.dtypes import DType, QuantSpec
 from fewbits.spec.encodings import Encoding
 

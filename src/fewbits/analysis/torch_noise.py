@@ -58,12 +58,15 @@ class NoiseSums:
         """Tensors whose gradient is wanted."""
         return frozenset(name for place in self._places for name in place.written)
 
-    def add(self, seen: Projections) -> None:
-        """Take one batch in."""
+    def squares(self, seen: Projections) -> Iterator[tuple[_Key, F64]]:
+        """Yield place -> squared projections, [samples, probes], of one batch, or of a part of it."""
         for place in self._places:
             for key, projections in _projected(seen, place):
-                projection = sum(projections, seen.nothing)
-                self._sums.setdefault(key, []).append((projection**2).mean(axis=1))
+                yield key, sum(projections, seen.nothing) ** 2
+
+    def add(self, key: _Key, errors: Iterable[F64]) -> None:
+        """Take in what the samples of a batch show at a place: squared projections, averaged over probes."""
+        self._sums.setdefault(key, []).extend(errors)
 
     def found(self) -> dict[str, Noise]:
         """Return precision -> its noise."""

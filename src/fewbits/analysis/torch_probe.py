@@ -155,10 +155,12 @@ def probe(
     outputs: Sequence[str],
     weights: OutputWeights,
     generator: torch.Generator,
+    turns: int | None = None,
+    piece: tuple[int, int] | None = None,
 ) -> Iterator[Probed]:
     """Run one batch forward and `probes` times backward, and yield what that shows.
 
-    Where the gradients of all probes would be too large, they come in equal shares, one after the other.
+    Where the gradients of all probes would be too large, they come in shares, one after the other.
 
     Args:
         graph: the float network; gradients of its parameters are not computed.
@@ -169,6 +171,9 @@ def probe(
         outputs: the outputs whose error counts.
         weights: of the squared error of their elements; the error of a sample is the weighted sum.
         generator: of the projections, on the CPU, so that every device draws the same ones.
+        turns: probes of one share; None makes equal ones that `MOST_BYTES` hold.
+        piece: (first sample, samples of the batch) where `feeds` are but a piece of a batch: projections are those that
+            the batch has as a whole.
     """
     with torch.enable_grad():
         found = graph(feeds, record)
@@ -177,19 +182,21 @@ def probe(
         yield Probed(record, {}, samples)
         return
     roots = [weights(name, value.detach()).sqrt() for name, value in ends]
-    together = turns_together(sum(t.nbytes for t in record.tensors), probes)
+    together = turns or turns_together(sum(t.nbytes for t in record.tensors), probes)
+    first, whole = piece or (0, samples)
     for begin in range(0, probes, together):
         drawn: list[list[torch.Tensor]] = [[] for _ in record.tensors]
-        for turn in range(begin, begin + together):
-            seeds = [
-                root * torch.randn(value.shape, generator=generator).to(value)
-                for root, (_, value) in zip(roots, ends, strict=True)
-            ]
+        for turn in range(begin, min(begin + together, probes)):
+            shapes = [value.shape if piece is None else (whole, *value.shape[1:]) for _, value in ends]
+            normal = [torch.randn(shape, generator=generator) for shape in shapes]
+            if piece is not None:
+                normal = [v[first : first + samples] for v in normal]
+            seeds = [root * v.to(value) for root, v, (_, value) in zip(roots, normal, ends, strict=True)]
             made = torch.autograd.grad(
                 [value for _, value in ends], record.tensors, seeds, retain_graph=turn < probes - 1, allow_unused=True
             )
             for place, gradient in zip(drawn, made, strict=True):
                 if gradient is not None:
                     place.append(gradient)
-            del made, place, gradient  # or they keep gradients of a share that is done with
+            del made, place, gradient, seeds, normal  # or they keep gradients of a share that is done with
         yield Probed(record, {i: turns for i, turns in enumerate(drawn) if turns}, samples)

@@ -10,7 +10,8 @@ Source: Hutchinson's estimator of d' J' W J d; first order in d, so it says litt
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,12 @@ import onnx_ir as ir
 import torch
 
 from fewbits.analysis.locations import Edge, Locations, Whole, locate, noisy_places
-from fewbits.analysis.sensitivity import PARTS, Noise, Part
+from fewbits.analysis.sensitivity import PARTS, Noise, Part, turns_together
 from fewbits.analysis.torch_deltas import Candidate, Deltas
 from fewbits.analysis.torch_noise import NoiseSums
 from fewbits.analysis.torch_probe import Probed, Recorder, probe
 from fewbits.analysis.torch_projections import CONSTANTS, TRAINED, Projections, read_by_softmax
+from fewbits.analysis.torch_shares import Left, SampleSize, Shares, Squares, across_probes, means
 from fewbits.errors import SpecError
 from fewbits.numerics.channel_error import ChannelError
 from fewbits.quantization.groups import Group
@@ -100,6 +102,7 @@ class OnePass:
         probes: random projections per sample.
         seed: of the projections.
         with_noise: tell the noise between groups apart, too (see `noise`).
+        left: says what memory may still be taken; None sets no limit. The figures are the same.
     """
 
     def __init__(
@@ -114,6 +117,7 @@ class OnePass:
         probes: int,
         seed: int = 0,
         with_noise: bool = False,
+        left: Left | None = None,
     ) -> None:
         self._module = module.requires_grad_(False)
         self._candidates = tuple(candidates)
@@ -128,6 +132,7 @@ class OnePass:
         self._shared = frozenset(name for name, n in uses.items() if n > 1)
         self._deltas = Deltas(self._candidates, module)
         self._softmax = read_by_softmax(graph)
+        self._left, self._may_split, self._size, self._fed = left, False, SampleSize(0.0, 0.0), 0.0
         self._sums: dict[tuple[str, str, Part], list[F64]] = {}
         self._noise = NoiseSums(graph, self._groups, self._candidates) if with_noise else None
 
@@ -138,24 +143,59 @@ class OnePass:
         """
         record = self._recorder()
         with torch.no_grad():
-            self._module(feeds_to_torch(feeds, self._module.device), record)
-        return Probed(record, {}, samples).is_by_sample
+            made = self._module(feeds_to_torch(feeds, self._module.device), record)
+        is_by_sample = Probed(record, {}, samples).is_by_sample
+        ends = (made[name] for name in self._outputs)
+        self._may_split = is_by_sample and all(end.ndim > 0 and len(end) == samples for end in ends)
+        there = {t.data_ptr(): float(t.nbytes) for t in record.tensors}
+        self._size = SampleSize.of(list(there.values()), sum(t.nbytes for t in record.tensors))
+        self._fed = sum(x.nbytes for x in feeds.values()) / samples
+        return is_by_sample
 
     def add(self, feeds: Mapping[str, npt.NDArray[np.generic]], samples: int) -> bool:
         """Take one batch in; False, and nothing is taken, where the first axis of a tensor does not count samples."""
-        shares = []
-        for probed in probe(
-            self._module, feeds_to_torch(feeds, self._module.device), self._recorder(), samples=samples,
-            probes=self._probes, outputs=self._outputs, weights=self._weights, generator=self._generator,
-        ):  # fmt: skip
-            if samples > 1 and not probed.is_by_sample:
-                return False
-            with torch.no_grad():
-                shares.append(self._project(probed))
-            del probed  # or its gradients stay while those of the next share are computed
-        for key in shares[0]:  # one value per sample, or its deviation would take probes of one sample for samples
-            self._sums.setdefault(key, []).append(np.mean([share[key] for share in shares], axis=0))
+        shares, state = self._shares(feeds, samples), self._generator.get_state()
+        found: dict[tuple[Any, ...], list[F64]] = {}
+        size = 0
+        for first, count in shares.pieces():
+            record, turns = self._recorder(), []
+            self._generator.set_state(state)
+            part = feeds if count == samples else {name: x[first : first + count] for name, x in feeds.items()}
+            for probed in probe(
+                self._module, feeds_to_torch(part, self._module.device), record, samples=count, probes=self._probes,
+                outputs=self._outputs, weights=self._weights, generator=self._generator, turns=shares.turns,
+                piece=None if count == samples else (first, samples),
+            ):  # fmt: skip
+                if samples > 1 and not probed.is_by_sample:
+                    return False
+                with torch.no_grad():
+                    turns.append(self._squares(probed))
+                del probed  # or its gradients stay while those of the next share are computed
+            size += sum(t.nbytes for t in record.tensors)
+            del record
+            for key, squares in across_probes(turns, shares).items():
+                found.setdefault(key, []).append(squares)
+        self._take(found, turns_together(size, self._probes))
         return True
+
+    def _shares(self, feeds: Mapping[str, npt.NDArray[np.generic]], samples: int) -> Shares:
+        """Return what of a batch is done at once."""
+        if self._left is None:
+            return Shares(samples, samples, self._probes)
+        factor = sum(x.nbytes for x in feeds.values()) / (max(self._fed, 1.0) * (samples if self._may_split else 1))
+        size = SampleSize(self._size.held * factor, self._size.gradients * factor)
+        if self._may_split:
+            return Shares.within(self._left(), size, samples, self._probes)
+        return replace(Shares.within(self._left(), size, 1, self._probes), samples=samples, piece=samples)
+
+    def _take(self, found: Mapping[tuple[Any, ...], list[F64]], together: int) -> None:
+        """Take in the squares of all pieces of a batch, averaged over `together` probes at a time."""
+        for key, pieces in found.items():
+            errors = means(np.concatenate(pieces), together)
+            if self._noise is not None and len(key) == 2:
+                self._noise.add(key[1], errors)
+            else:  # one value per sample, or its deviation would take probes of one sample for samples
+                self._sums.setdefault((key[0], key[1], key[2]), []).append(np.mean(errors, axis=0))
 
     def _recorder(self) -> Recorder:
         places, noise = self._places.values(), self._noise
@@ -166,10 +206,10 @@ class OnePass:
             self._shared,
         )
 
-    def _project(self, probed: Probed) -> dict[tuple[str, str, Part], F64]:
-        """Return (group, precision, part) -> squared projections of each sample, averaged over probes."""
+    def _squares(self, probed: Probed) -> Squares:
+        """Return (group, precision, part), or ("noise", a place) -> squared projections, [samples, probes]."""
         seen = Projections(probed, self._deltas, self._softmax)
-        found: dict[tuple[str, str, Part], F64] = {}
+        found: dict[tuple[Any, ...], F64] = {}
         for candidate in self._candidates:
             for place in self._groups:
                 mine = self._places[candidate.precision, place.group.name]
@@ -180,9 +220,9 @@ class OnePass:
                 data = sum((seen.edge(candidate, edge, key) for edge, key in mine.edges.items()), data)
                 data = sum((seen.output(candidate, name, key) for name, key in mine.outputs.items()), data)
                 for part, projection in zip(PARTS, (weights + data, weights, data), strict=True):
-                    found[place.group.name, candidate.precision, part] = (projection**2).mean(axis=1)
+                    found[place.group.name, candidate.precision, part] = projection**2
         if self._noise is not None:
-            self._noise.add(seen)
+            found |= {("noise", key): squares for key, squares in self._noise.squares(seen)}
         return found
 
     def estimates(self) -> dict[tuple[str, str, Part], tuple[float, float]]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from fewbits.cli.options import Data, Json, Model, OutputFolder, Quiet
-from fewbits.cli.shared import GOAL, GRAPH, IMAGES, RANGED, RUNNING, SCORED, SPREAD, names_of, takes, verb_options
+from fewbits.cli.shared import GOAL, GRAPH, HELD, IMAGES, RANGED, RUNNING, SCORED, SPREAD, names_of, takes, verb_options
 
 _Candidates = Annotated[str, typer.Option("--candidates", metavar="P,P", help="Precisions to choose from.")]
 _Budget = Annotated[
@@ -41,7 +41,7 @@ _Ranking = Annotated[
 _RankSamples = Annotated[int, typer.Option("--rank-samples", min=1, help="Calibration samples to predict from.")]
 
 
-@takes(GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING, SPREAD)
+@takes(GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING, HELD, SPREAD)
 def amp(
     model: Model,
     *,

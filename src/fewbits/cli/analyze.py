@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from fewbits.cli.options import Data, Json, Model, OutputFolder, Quiet, Samples, Target
-from fewbits.cli.shared import GRAPH, IMAGES, RANGED, RUNNING, SPREAD, names_of, takes, verb_options
+from fewbits.cli.shared import GRAPH, HELD, IMAGES, RANGED, RUNNING, SPREAD, names_of, takes, verb_options
 
 _Precisions = Annotated[
     str, typer.Option("--precisions", metavar="P,P", help="To judge groups in; the first is diagnosed.")
@@ -31,7 +31,7 @@ _Worst = Annotated[int, typer.Option("--worst", min=0, help="Groups to diagnose,
 _Device = Annotated[str, typer.Option("--device", metavar="D", help="Where torch computes: cpu or cuda.")]
 
 
-@takes(RANGED, GRAPH, IMAGES, RUNNING, SPREAD)
+@takes(RANGED, GRAPH, IMAGES, RUNNING, HELD, SPREAD)
 def analyze(
     model: Model,
     *,

@@ -8,7 +8,7 @@ import typer
 
 from fewbits.cli.options import Json, Quiet
 from fewbits.cli.settings import SETTINGS_FILE, effective_settings, open_settings
-from fewbits.cli.shared import GOAL, GRAPH, IMAGES, RUNNING, SCORED, takes, verb_options
+from fewbits.cli.shared import GOAL, GRAPH, HELD, IMAGES, RUNNING, SCORED, takes, verb_options
 from fewbits.errors import SpecError
 
 _SomeModel = Annotated[
@@ -50,18 +50,12 @@ _Soc = Annotated[
     str | None,
     typer.Option("--soc", metavar="CHIP", help="To compile for.", show_default="one of the target"),
 ]
-_Memory = Annotated[
-    str | None,
-    typer.Option(
-        "--memory", metavar="SIZE", help="That the run may take, 4GB; what does not fit is refused beforehand."
-    ),
-]
 _RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of `fewbits auto`.")]
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="Of the model, as the run's table has it.")]
 _Latency = Annotated[str, typer.Argument(metavar="T", help="1.7ms, 800us; of one sample.")]
 
 
-@takes(GOAL, SCORED, GRAPH, IMAGES, RUNNING)
+@takes(GOAL, SCORED, GRAPH, IMAGES, RUNNING, HELD)
 def auto(
     ctx: typer.Context,
     model: _SomeModel = None,
@@ -75,7 +69,6 @@ def auto(
     time: _Time = None,
     qat: _Qat = False,
     soc: _Soc = None,
-    memory: _Memory = None,
     json: Json = False,
     quiet: Quiet = False,
     **shared: Any,

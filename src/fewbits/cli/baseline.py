@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from fewbits.cli.options import Data, Json, Model, OutputFolder, Quiet
-from fewbits.cli.shared import GOAL, GRAPH, IMAGES, RANGED, RUNNING, SCORED, names_of, takes, verb_options
+from fewbits.cli.shared import GOAL, GRAPH, HELD, IMAGES, RANGED, RUNNING, SCORED, names_of, takes, verb_options
 
 _Precisions = Annotated[
     str, typer.Option("--precisions", metavar="P,P", help="What to score; add w4a8 or w4a16 for 4-bit weights.")
@@ -24,7 +24,7 @@ _Point = Annotated[
 ]
 
 
-@takes(GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING)
+@takes(GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING, HELD)
 def baseline(
     model: Model,
     *,

@@ -6,12 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from fewbits.cli.options import Data, Json, Model, OutputFolder, Quiet
-from fewbits.cli.shared import GOAL, GRAPH, IMAGES, RANGED, RUNNING, SCORED, Group, takes, verb_options
+from fewbits.cli.shared import GOAL, GRAPH, HELD, IMAGES, RANGED, RUNNING, SCORED, Group, takes, verb_options
 from fewbits.improvement.methods import NAMES, Effort
 from fewbits.training.schedule import Training
 
 EFFORT, TRAINING = Effort(), Training()
-MEMORY = "4GB"
 _METHODS = ", ".join(NAMES)
 _ROUNDING, _TRAINING = "Rounding", "Training"
 
@@ -42,15 +41,6 @@ _Granularity = Annotated[
 _Iterations = Annotated[
     int, typer.Option("--iterations", min=1, help="Of adaround, for a layer or block.", rich_help_panel=_ROUNDING)
 ]
-_Memory = Annotated[
-    str,
-    typer.Option(
-        "--memory",
-        metavar="SIZE",
-        help="For activations, 500MB or 4GB; the rest is on disk.",
-        rich_help_panel=_ROUNDING,
-    ),
-]
 _Seed = Annotated[int, typer.Option("--seed", help="Of what is drawn.", rich_help_panel=_ROUNDING)]
 _Device = Annotated[
     str, typer.Option("--device", metavar="D", help="Where torch computes: cpu or cuda.", rich_help_panel=_ROUNDING)
@@ -61,6 +51,15 @@ _Time = Annotated[
 _WithActivations = Annotated[
     bool,
     typer.Option("--with-activations", help="Layers read activations that are rounded.", rich_help_panel=_ROUNDING),
+]
+_Drop = Annotated[
+    float,
+    typer.Option(
+        "--drop",
+        metavar="P",
+        help="Of the activations that adaround rounds while it learns: this share is not, drawn anew each time.",
+        rich_help_panel=_ROUNDING,
+    ),
 ]
 _Steps = Annotated[int, typer.Option("--steps", min=1, help="Of the optimizer, at most.", rich_help_panel=_TRAINING)]
 _TrainBatch = Annotated[int, typer.Option("--train-batch", min=1, help="Samples per step.", rich_help_panel=_TRAINING)]
@@ -101,10 +100,10 @@ _ROUNDED: Group = {
     "granularity": (_Granularity, EFFORT.granularity),
     "iterations": (_Iterations, EFFORT.iterations),
     "with_activations": (_WithActivations, EFFORT.with_activations),
+    "drop": (_Drop, EFFORT.drop),
     "time": (_Time, None),
 }
 _IMPROVED: Group = {
-    "memory": (_Memory, MEMORY),
     "seed": (_Seed, EFFORT.seed),
     "device": (_Device, EFFORT.device),
     "clips": (_Clips, "exact"),
@@ -113,7 +112,7 @@ _IMPROVED: Group = {
 }
 
 
-@takes(_ROUNDED, _IMPROVED, GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING)
+@takes(_ROUNDED, _IMPROVED, GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING, HELD)
 def adaround(
     model: Model,
     *,
@@ -129,7 +128,7 @@ def adaround(
     _run("adaround", locals() | shared)
 
 
-@takes(_ROUNDED, _IMPROVED, GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING)
+@takes(_ROUNDED, _IMPROVED, GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING, HELD)
 def improve(
     model: Model,
     *,
@@ -146,7 +145,7 @@ def improve(
     _run("improve", locals() | shared)
 
 
-@takes(_IMPROVED, GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING)
+@takes(_IMPROVED, GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING, HELD)
 def qat(
     model: Model,
     *,
@@ -184,8 +183,9 @@ def _run(name: str, given: dict[str, Any]) -> None:
         "methods": given.pop("method"),
         "effort": parse_effort(
             given.pop("granularity", EFFORT.granularity), given.pop("iterations", EFFORT.iterations),
-            given.pop("memory"), seed=given["seed"], device=given["device"],
+            seed=given["seed"], device=given["device"],
             with_activations=given.pop("with_activations", EFFORT.with_activations),
+            drop=given.pop("drop", EFFORT.drop),
         ),
     }  # fmt: skip
     if "steps" in given:
@@ -205,16 +205,20 @@ def _run(name: str, given: dict[str, Any]) -> None:
 
 
 def parse_effort(
-    granularity: str, iterations: int, memory: str, *, seed: int, device: str, with_activations: bool
+    granularity: str,
+    iterations: int,
+    *,
+    seed: int,
+    device: str,
+    with_activations: bool,
+    drop: float = EFFORT.drop,
 ) -> Effort:
     """Return how the methods that round work.
 
     Raises:
         SpecError: an option cannot be.
     """
-    from fewbits.workflow.ceiling import parse_size
-
-    return Effort(granularity, iterations, parse_size(memory), seed, device, with_activations)
+    return Effort(granularity, iterations, seed=seed, device=device, with_activations=with_activations, drop=drop)
 
 
 def _training(given: dict[str, Any]) -> Training:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from fewbits.cli.options import Data, Json, Model, OutputFolder, Quiet
-from fewbits.cli.shared import GOAL, GRAPH, IMAGES, RANGED, RUNNING, SCORED, takes, verb_options
+from fewbits.cli.shared import GOAL, GRAPH, HELD, IMAGES, RANGED, RUNNING, SCORED, takes, verb_options
 from fewbits.errors import SpecError
 
 _Base = Annotated[str, typer.Option("--base", metavar="P", help="Precision of the groups that are not lifted.")]
@@ -28,7 +28,7 @@ _Ranking = Annotated[
 _RankSamples = Annotated[int, typer.Option("--rank-samples", min=1, help="Calibration samples to rank on, at most.")]
 
 
-@takes(GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING)
+@takes(GOAL, SCORED, RANGED, GRAPH, IMAGES, RUNNING, HELD)
 def litemp(
     model: Model,
     *,

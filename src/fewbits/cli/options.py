@@ -139,6 +139,16 @@ Ray = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", min=1, help="Samples per call.", rich_help_panel=_RUN, show_default=False)
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="That the process may take, 4GB: what cannot fit is refused, all else does less at once.",
+        rich_help_panel=_RUN,
+        show_default="no limit",
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.", rich_help_panel=_OUT)
 ]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from fewbits.cli.options import Data, Json, Model, OutputFolder, Quiet
-from fewbits.cli.shared import GRAPH, IMAGES, RANGED, RUNNING, SCORED, takes, verb_options
+from fewbits.cli.shared import GRAPH, HELD, IMAGES, RANGED, RUNNING, SCORED, takes, verb_options
 
 _Precision = Annotated[
     str, typer.Option("--precision", "-p", metavar="P", help="w8a8, w8a16, w16a16, w4a8, w4a16, fp16, fp32 ...")
@@ -20,7 +20,7 @@ _Encodings = Annotated[
 ]
 
 
-@takes(SCORED, RANGED, GRAPH, IMAGES, RUNNING)
+@takes(SCORED, RANGED, GRAPH, IMAGES, RUNNING, HELD)
 def quantize(
     model: Model,
     *,

@@ -19,6 +19,7 @@ from fewbits.cli.options import (
     Layout,
     MaxDrop,
     Mean,
+    Memory,
     Metric,
     MinSqnr,
     Preset,
@@ -74,6 +75,7 @@ SESSION: Group = {
     "custom_op_library": (CustomOpLibrary, None),
 }
 RUNNING: Group = {**SESSION, "batch_size": (BatchSize, None)}
+HELD: Group = {"memory": (Memory, None)}
 SPREAD: Group = {"workers": (Workers, 1), "dask": (Dask, None), "ray": (Ray, None)}
 
 Command = Callable[..., None]

@@ -139,6 +139,7 @@ def _from_proto(proto: onnx.ModelProto, what: str, folder: Path | None) -> ir.Mo
         model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir raises many kinds for a graph that is not well formed
         raise ModelError(f"{what} is not a valid ONNX graph: {_first_line(error)}. Export it again.") from error
+    _keep_input_shapes(model, proto)
     if folder is not None:
         ir.external_data.set_base_dir(model.graph, folder)
     for tensor in _external_tensors(model):
@@ -151,6 +152,15 @@ def _from_proto(proto: onnx.ModelProto, what: str, folder: Path | None) -> ir.Mo
             f"readable; where there are too many files, save the weights in one."
         ) from error
     return model
+
+
+def _keep_input_shapes(model: ir.Model, proto: onnx.ModelProto) -> None:
+    """Let an input that is an output, too, have the shape of the input, by which it is fed, and not the output's."""
+    types = {info.name: info.type for info in proto.graph.input}
+    for value in model.graph.inputs:
+        shape = ir.serde.deserialize_type_proto_for_shape(types[str(value.name)]) if value.is_graph_output() else None
+        if shape is not None:
+            value.shape = shape
 
 
 def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:

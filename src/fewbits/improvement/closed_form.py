@@ -1,7 +1,5 @@
-"""Methods that need no gradients: what a layer's moments say decides its scale, its codes and its bias.
+"""Methods that need no gradients: what a layer's moments say decides its scale and its codes.
 
-- bias-correction: the codes stay; the bias takes up the mean error of the output (Nagel et al. 2019, DFQ, section 4.2),
-  measured on what the layer reads in the quantized model.
 - seq-mse: the scale of least error at the output, with the nearest codes.
 - gptq: codes chosen together (Frantar et al. 2023), aimed at the output of the float model.
 """
@@ -17,16 +15,6 @@ from fewbits.numerics.rounding import RoundingProblem, round_nearest, round_toge
 LayerMethod = Callable[[LayerCase], Rounded]
 SCALES = np.linspace(1.1, 0.4, 71)
 """Scales that seq-mse tries, over the one that covers the whole range of the float weights."""
-
-
-def correct_bias(case: LayerCase) -> Rounded:
-    """Return the present codes: the bias that belongs to them is fitted to every method's result."""
-    codes, scale = case.codes, case.scale
-    rounded = Rounded(codes, scale, 0.0, 0.0).weights.astype(np.float64)
-    (x, y), power = case.moment.means(), _power(case)
-    shift = np.einsum("gctk,gk->gc", rounded, x)
-    before = float(((y - shift) ** 2).mean()) / power if case.corrects else 0.0
-    return Rounded(codes, scale, before, 0.0)
 
 
 def search_scale(case: LayerCase) -> Rounded:

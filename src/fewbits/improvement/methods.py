@@ -33,7 +33,7 @@ class Method:
 METHODS = (
     Method("cle", Kind.EQUALIZE, "cross-layer equalization and high-bias absorption"),
     Method("smooth", Kind.EQUALIZE, "SmoothQuant-style migration from normalizations into the weights behind them"),
-    Method("bias-correction", Kind.ROUND, "biases that keep the mean outputs of the float layers"),
+    Method("bias-correction", Kind.ROUND, "biases of least error behind the activation function, layer after layer"),
     Method("seq-mse", Kind.ROUND, "weight scales of least error at the layer's output, layer after layer"),
     Method("gptq", Kind.ROUND, "codes chosen together by second moments, aimed at the float layer's output"),
     Method("adaround", Kind.ROUND, "learned rounding, with the activation function in the loss, by layer or by block"),
@@ -69,6 +69,8 @@ class Effort:
         seed: of everything that is drawn.
         device: where torch computes: "cpu", "cuda".
         with_activations: layers are improved on activations that are rounded, too.
+        drop: share of the activations that adaround reads as the float model has them, drawn anew in each iteration;
+            the others are rounded. 0 draws nothing.
     """
 
     granularity: str = "layer"
@@ -77,11 +79,14 @@ class Effort:
     seed: int = 0
     device: str = "cpu"
     with_activations: bool = False
+    drop: float = 0.0
 
     def __post_init__(self) -> None:
         if self.granularity not in ("layer", "block"):
             raise SpecError(f"The granularity is layer or block, not {self.granularity!r}.")
         if self.iterations < 1:
             raise SpecError(f"adaround takes at least one iteration, not {self.iterations}.")
+        if not 0 <= self.drop < 1:
+            raise SpecError(f"The share of activations to drop is at least 0 and below 1, not {self.drop:g}.")
         if self.ceiling < 1:
             raise SpecError("The memory ceiling is a positive number of bytes.")

@@ -50,6 +50,11 @@ def activation_after(graph: TorchGraph, step: Step, layer: Layer) -> Act:
     return act
 
 
+def is_identity(act: Act) -> bool:
+    """Whether `activation_after` found no function."""
+    return act is _same
+
+
 def _same(rows: torch.Tensor) -> torch.Tensor:
     return rows
 

@@ -4,6 +4,8 @@ Nagel et al. 2020, Up or Down? Adaptive Rounding for Post-Training Quantization:
 the rectified sigmoid; the loss is the squared error of the layer's output on what the layer reads in the quantized
 model (eq. 25) plus lambda * sum(1 - |2 h - 1|^beta), whose beta falls so that every h ends at 0 or 1.
 
+With `Effort.drop` a part of what the layer reads is that of the float model, drawn anew each time (`torch_drop.py`).
+
 What is ours: the start is the codes that `gptq` finds, so that few iterations suffice; rows of the layer stand for
 images (`torch_rows.py`); the learned codes slide down to the nearest minimum of the quadratic loss; the best of all
 that was seen, by the loss on all rows, is what comes out.
@@ -19,7 +21,9 @@ from fewbits.improvement.closed_form import gptq, has_moved
 from fewbits.improvement.layer_case import F64, LayerCase, Rounded
 from fewbits.improvement.methods import Effort
 from fewbits.improvement.torch_activation import Act, activation_after
+from fewbits.improvement.torch_drop import mixed
 from fewbits.improvement.torch_layers import LayerWalk
+from fewbits.improvement.torch_walk import FLOAT, QUANTIZED
 from fewbits.numerics.rounding import Ordered, best_steps
 from fewbits.runtime.torch_graph import Step
 
@@ -45,8 +49,9 @@ def learn_layer(layers: LayerWalk, step: Step, effort: Effort) -> Rounded:
     case = layers.case(step)
     begin = _start(case)
     x, y = _rows(layers, step, case)
+    exact = _rows(layers, step, case, FLOAT)[0] if effort.drop else None
     act = activation_after(layers.walk.floating, step, case.layer)
-    problem = _Problem(case, begin, x, y, act, _power(act(y)))
+    problem = _Problem(case, begin, x, y, act, _power(act(y)), exact)
     learned = problem.learn(effort)
     now = (case.codes, case.scale)
     tried = [now, (begin.codes, begin.scale), (learned, begin.scale), *_polished(case, learned, begin.scale)]
@@ -82,11 +87,11 @@ def _start(case: LayerCase) -> Rounded:
     return gptq(case)
 
 
-def _rows(layers: LayerWalk, step: Step, case: LayerCase) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return rows of all batches that learning draws from: [G, R, K] and [G, R, C * T]."""
+def _rows(layers: LayerWalk, step: Step, case: LayerCase, stream: str = QUANTIZED) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows of all batches that learning draws from: [G, R, K], read in a stream, and [G, R, C * T]."""
     groups, channels, taps, inputs = case.weights.shape
     count = _MOST_ELEMENTS // (groups * (inputs + channels * taps))
-    found = list(layers.rows(step, max(count, _BATCH)))
+    found = list(layers.rows(step, max(count, _BATCH), stream))
     return torch.cat([x for x, _ in found], dim=1), torch.cat([y for _, y in found], dim=1)
 
 
@@ -100,6 +105,7 @@ class _Problem:
         x, y: rows, in the units of the layer; y is before the activation.
         act: the function that follows, on rows [G, R, C * T].
         power: mean square of the deviation of act(y): losses are relative to it.
+        exact: rows in the float model, where part of the activations is to be read from there.
     """
 
     case: LayerCase
@@ -108,6 +114,7 @@ class _Problem:
     y: torch.Tensor
     act: Act
     power: float
+    exact: torch.Tensor | None = None
 
     def loss(self, codes: np.ndarray, scale: np.ndarray) -> float:
         """Return the loss of codes on all rows."""
@@ -130,6 +137,7 @@ class _Problem:
         rounding = _Rounding(self.case, self.begin, self.x)
         optimizer = torch.optim.Adam([rounding.v], lr=_RATE)
         generator = torch.Generator().manual_seed(effort.seed)
+        drawn = torch.Generator(self.x.device).manual_seed(effort.seed)
         rows, warm = self.x.shape[1], int(effort.iterations * _WARM)
         batch = min(_BATCH, rows)
         usual = max(self.loss(self.begin.codes, self.begin.scale), 1e-12)
@@ -137,8 +145,11 @@ class _Problem:
             chosen = torch.randint(rows, (batch,), generator=generator).to(self.x.device)
             with torch.no_grad():
                 wanted = self.act(self.y[:, chosen])
+                read = self.x[:, chosen]
+                if self.exact is not None:
+                    read = mixed(read, self.exact[:, chosen], effort.drop, drawn)
             weight = rounding.weight()
-            given = self.act(self.x[:, chosen] @ weight.transpose(1, 2) + self._bias(weight))
+            given = self.act(read @ weight.transpose(1, 2) + self._bias(weight))
             # in units of the error at the start, and of the number of weights: one lambda then suits every layer
             loss = (given - wanted).pow(2).mean() * (rounding.v.numel() / self.power / usual)
             if i >= warm:

@@ -19,6 +19,7 @@ from fewbits.improvement.layer_case import Rounded
 from fewbits.improvement.methods import Effort
 from fewbits.improvement.rounded_store import RoundedStore
 from fewbits.improvement.torch_adaround import first_guess
+from fewbits.improvement.torch_drop import Dropping, mixed
 from fewbits.improvement.torch_layers import LayerWalk
 from fewbits.improvement.torch_walk import FLOAT, QUANTIZED
 from fewbits.runtime.progress import Progress
@@ -168,6 +169,8 @@ class _Block:
         parts = [p for one in learned.values() for p in (one.latent, one.factor, one.shift) if p is not None]
         optimizer = torch.optim.Adam(parts, lr=_RATE, betas=(0.9, 0.99))
         generator = torch.Generator().manual_seed(effort.seed)
+        drawn = torch.Generator(walk.device).manual_seed(effort.seed)
+        dropping = Dropping(walk.quantized, effort.drop, drawn) if effort.drop else None
         first = least = self._loss_of_all(learned)
         best, waited = {node: one.values() for node, one in learned.items()}, 0
         pause = max(effort.iterations // _CHECKS, 1)
@@ -175,7 +178,7 @@ class _Block:
             for group in optimizer.param_groups:
                 group["lr"] = _RATE * 0.5 * (1 + math.cos(math.pi * i / effort.iterations))
             batch = int(torch.randint(len(walk.batches), (1,), generator=generator))
-            loss = self._loss(learned, batch)
+            loss = self._loss(learned, batch, dropping)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -216,13 +219,28 @@ class _Block:
                 given[reads[2]] = (one.bias + one.shift).reshape(known.shape)
         return given
 
-    def _loss(self, learned: Mapping[str, _Learned], batch: int) -> torch.Tensor:
-        walk = self.layers.walk
-        made = walk.run(QUANTIZED, self.steps, batch, self._given(learned))
+    def _loss(self, learned: Mapping[str, _Learned], batch: int, dropping: Dropping | None = None) -> torch.Tensor:
+        walk, given = self.layers.walk, self._given(learned)
+        if dropping is not None:
+            given.update(self._entering(batch, dropping))
+        made = walk.run(QUANTIZED, self.steps, batch, given, dropping)
         errors = [
             (made[name] - walk.value(FLOAT, name, batch)).pow(2).mean() / self.powers[name] for name in self.outputs
         ]
         return torch.stack(errors).mean()
+
+    def _entering(self, batch: int, dropping: Dropping) -> dict[str, torch.Tensor]:
+        """Return what the block reads of what was computed before it: of both streams, element by element."""
+        walk = self.layers.walk
+        made = {name for step in self.steps for name in step.writes}
+        names = dict.fromkeys(name for step in self.steps for name in step.reads if name and name not in made)
+        found = {}
+        for name in names:
+            if walk.floating.known(name) is None:
+                rounded, exact = (walk.value(stream, name, batch) for stream in (QUANTIZED, FLOAT))
+                if rounded.is_floating_point() and rounded.shape == exact.shape:
+                    found[name] = mixed(rounded, exact, dropping.share, dropping.generator)
+        return found
 
     def _loss_of_all(self, learned: Mapping[str, _Learned]) -> float:
         with torch.no_grad():

@@ -1,15 +1,16 @@
 """Methods that round: a quantized model in, one with better weights out, folded and pinned."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
 from fewbits.errors import SpecError
-from fewbits.improvement.closed_form import LayerMethod, correct_bias, gptq, search_scale
+from fewbits.improvement.closed_form import LayerMethod, gptq, search_scale
 from fewbits.improvement.layer_case import Rounded
 from fewbits.improvement.methods import Effort
 from fewbits.improvement.result import OUT_OF_TIME, Improved
 from fewbits.improvement.rounded_store import RoundedStore
+from fewbits.improvement.torch_bias import OutputCheck, correct_bias
 from fewbits.improvement.torch_cache import open_cache
 from fewbits.improvement.torch_layers import LayerWalk, improve_layers
 from fewbits.improvement.torch_walk import Arrays, Start, Walk
@@ -18,7 +19,8 @@ from fewbits.runtime.torch_fold import folded
 from fewbits.runtime.torch_graph import Step
 from fewbits.spec.plan import Role
 
-CLOSED: dict[str, LayerMethod] = {"bias-correction": correct_bias, "seq-mse": search_scale, "gptq": gptq}
+CLOSED: dict[str, LayerMethod] = {"seq-mse": search_scale, "gptq": gptq}
+BIAS = "bias-correction"
 
 
 def round_model(
@@ -50,16 +52,20 @@ def round_model(
     check_device(effort.device)
     with open_cache(effort.ceiling) as cache:
         walk = Walk(start, feeds, cache, effort.device)
-        if not effort.with_activations:
+        is_dropping = name == "adaround" and effort.drop > 0
+        if not (effort.with_activations or is_dropping):
             _switch_activations_off(walk)
-        layers = LayerWalk(walk, effort.seed, is_late)
+        layers = LayerWalk(walk, effort.seed, is_late, keeps_inputs=is_dropping)
         method = _method(name, effort, store or RoundedStore())
+        check = OutputCheck(walk) if name == BIAS else None
         if name == "adaround" and effort.granularity == "block":
             from fewbits.improvement.torch_blocks import improve_blocks
 
             found = improve_blocks(layers, effort, store or RoundedStore(), progress=progress)
         else:
-            found = improve_layers(layers, method, progress=progress)
+            found = improve_layers(layers, method, to_end=check is not None, progress=progress)
+        if check is not None and found and (reason := check.objection()):
+            return Improved(walk.start.current, declined=dict.fromkeys(found, reason) | _left(layers, found))
         return _improved(walk, layers, found)
 
 
@@ -71,25 +77,33 @@ def _method(name: str, effort: Effort, store: RoundedStore) -> Callable[[LayerWa
 
         return store.remember(step.name, make)
 
+    def corrected(layers: LayerWalk, step: Step) -> Rounded:
+        return store.remember(step.name, lambda: correct_bias(layers, step))
+
     def learned(layers: LayerWalk, step: Step) -> Rounded:
         from fewbits.improvement.torch_adaround import learn_layer
 
         return store.remember(step.name, lambda: learn_layer(layers, step, effort))
 
-    return closed if name in CLOSED else learned
+    return corrected if name == BIAS else closed if name in CLOSED else learned
 
 
 def _improved(walk: Walk, layers: LayerWalk, found: dict[str, Rounded]) -> Improved:
     pinned, errors = {}, {}
-    unreached = {node: OUT_OF_TIME for node in layers.layers if node not in found and node not in layers.declined}
+    layers.restore(found)
     for node, rounded in found.items():
         key = walk.weight_key(node)
         assert key is not None
         pinned[walk.start.plan.grids[key].tensor] = walk.encodings[key]
         errors[node] = (rounded.before, rounded.after)
-    return Improved(
-        folded(walk.start.current, walk.quantized.graph), pinned, tuple(found), layers.declined | unreached, errors
-    )
+    model = folded(walk.start.current, walk.quantized.graph)
+    return Improved(model, pinned, tuple(found), _left(layers, found), errors)
+
+
+def _left(layers: LayerWalk, found: Mapping[str, Rounded]) -> dict[str, str]:
+    """Return why layers that are not in `found` are left."""
+    unreached = {node: OUT_OF_TIME for node in layers.layers if node not in found and node not in layers.declined}
+    return layers.declined | unreached
 
 
 def _switch_activations_off(walk: Walk) -> None:

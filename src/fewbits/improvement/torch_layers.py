@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from fewbits.improvement.layer_case import LayerCase, Rounded, enough_rows
+from fewbits.improvement.layer_case import F32, LayerCase, Rounded, enough_rows
 from fewbits.improvement.torch_rows import RowReader, weights_from_rows
 from fewbits.improvement.torch_walk import FLOAT, QUANTIZED, Walk
 from fewbits.numerics.joint_moment import JointMoment
@@ -37,6 +37,7 @@ class LayerWalk:
         is_late: whether the time is up; the walk ends there.
         layers: node -> layer, of those that can be improved.
         declined: node -> why it is left as it is.
+        keeps_inputs: what a layer reads in the float model is kept until the layer's turn is over.
     """
 
     walk: Walk
@@ -44,6 +45,8 @@ class LayerWalk:
     is_late: Callable[[], bool] = bool
     layers: dict[str, Layer] = field(default_factory=dict)
     declined: dict[str, str] = field(default_factory=dict)
+    keeps_inputs: bool = False
+    _replaced: dict[str, tuple[str, F32]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         owners: dict[str, str] = {}
@@ -60,6 +63,7 @@ class LayerWalk:
             else:
                 owners[key] = layer.node
                 self.layers[layer.node] = replace(layer, has_bias=layer.has_bias and self._owns_bias(layer, readers))
+                self._take_bias(self.layers[layer.node])
 
     def _tensor(self, key: str) -> str:
         return self.walk.start.plan.grids[key].tensor
@@ -85,6 +89,22 @@ class LayerWalk:
         is_alone = readers[name] == {layer.node} and name not in walk.floating.output_names
         return is_alone and walk.values_of(name).size == groups * channels
 
+    def _take_bias(self, layer: Layer) -> None:
+        """Give a layer the bias that the quantized model holds; the float one is kept for `restore`."""
+        walk = self.walk
+        values = walk.start.biases.get(walk.start.plan.inputs.get((layer.node, 2), ""))
+        if not layer.has_bias or values is None:
+            return
+        name = next(step.reads[2] for step in walk.steps if step.name == layer.node)
+        self._replaced[layer.node] = (name, walk.values_of(name).copy())
+        walk.set_values(name, values)
+
+    def restore(self, found: Mapping[str, Rounded]) -> None:
+        """Give back the float biases of layers that are not in `found`, or that no new bias was found for."""
+        for node, (name, values) in self._replaced.items():
+            if node not in found or found[node].bias is None:
+                self.walk.set_values(name, values)
+
     def case(self, step: Step) -> LayerCase:
         """Return the case of a layer whose inputs and float outputs are in the cache.
 
@@ -97,7 +117,7 @@ class LayerWalk:
         name = walk.start.plan.grids[key].tensor
         weights = layer.weight_rows(walk.values_of(name, FLOAT)).astype(np.float64)
         current = layer.weight_rows(walk.values_of(name)).astype(np.float64)
-        corrects = self._gives_rows(layer)
+        corrects = self.gives_rows(layer)
         moment = JointMoment()
         for x, y in self.rows(step, enough_rows(layer)):
             take_in(moment, x, y)
@@ -106,8 +126,10 @@ class LayerWalk:
         least = self._least(step, weights.shape[0], weights.shape[1])
         return LayerCase(layer, weights, current, walk.encodings[key], moment, least, corrects)
 
-    def rows(self, step: Step, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield rows of each batch: [G, R, K] as the quantized layer reads, [G, R, C * T] as the float one gives.
+    def rows(self, step: Step, count: int, stream: str = QUANTIZED) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield rows of each batch: [G, R, K] as the layer reads in a stream, [G, R, C * T] as the float one gives.
+
+        The same positions come each time. The float stream is there where the walk `keeps_inputs`.
 
         Raises:
             LayerLeftError: the two models have different numbers of rows, as NonZero may make them; or the rows are too
@@ -118,7 +140,7 @@ class LayerWalk:
         sizes = [self._positions(reader, step, batch) for batch in walk.batches]
         total = sum(sizes)
         generator = self.generator(step)
-        straight = self._gives_rows(layer)
+        straight = self.gives_rows(layer)
         with torch.no_grad():
             for batch, size in zip(walk.batches, sizes, strict=True):
                 share = min(size, -(-size * count // max(total, 1)))
@@ -133,7 +155,7 @@ class LayerWalk:
                     y = reader.outputs(wanted, index)
                 else:
                     y = self._product(layer, reader.inputs(wanted, index), step)
-                rows = reader.inputs(x, index)
+                rows = reader.inputs(x if stream == QUANTIZED else walk.value(FLOAT, step.reads[0], batch), index)
                 _check_size(rows, "it reads")
                 _check_size(y, "it gives")
                 yield rows, y
@@ -141,11 +163,11 @@ class LayerWalk:
     def drops(self, step: Step) -> tuple[str, ...]:
         """Return what the float stream needs no more once a node ran: what a layer should give is read."""
         layer = self.layers.get(step.name)
-        return step.frees if layer is None or self._gives_rows(layer) else ()
+        return step.frees if layer is None or (self.gives_rows(layer) and not self.keeps_inputs) else ()
 
     @staticmethod
-    def _gives_rows(layer: Layer) -> bool:
-        """Whether rows of what the layer gives can be read off its output, bias included."""
+    def gives_rows(layer: Layer) -> bool:
+        """Say whether rows of what the layer gives can be read off its output, bias included."""
         return layer.has_bias and layer.op != "ConvTranspose"
 
     def generator(self, step: Step) -> torch.Generator:
@@ -200,17 +222,21 @@ Method = Callable[[LayerWalk, Step], Rounded]
 """What makes something of the layer that the walk stands before; `LayerLeftError` where it cannot."""
 
 
-def improve_layers(layers: LayerWalk, method: Method, *, progress: Progress | None = None) -> dict[str, Rounded]:
+def improve_layers(
+    layers: LayerWalk, method: Method, *, to_end: bool = False, progress: Progress | None = None
+) -> dict[str, Rounded]:
     """Walk through the whole graph and improve each layer by `method`, which puts its result in place.
 
-    Layers that were not reached when the time is up are in neither the result nor `declined`.
+    Layers that were not reached when the time is up are in neither the result nor `declined`; where the walk is to go
+    `to_end`, the streams pass through them all the same.
     """
-    walk, found = layers.walk, {}
+    walk, found, is_late = layers.walk, {}, False
     for step in walk.steps:
-        if layers.is_late():
+        is_late = is_late or layers.is_late()
+        if is_late and not to_end:
             break
         walk.forward(FLOAT, [step], drops=layers.drops(step))
-        if step.name in layers.layers:
+        if step.name in layers.layers and not is_late:
             one = layers.improve(step, method)
             if one is not None:
                 found[step.name] = one

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 
 from fewbits.improvement.torch_cache import Cache
-from fewbits.runtime.torch_graph import Step, TorchGraph, feeds_to_torch
+from fewbits.runtime.torch_graph import Hook, Step, TorchGraph, feeds_to_torch
 from fewbits.runtime.torch_quantize import FakeQuantizer, QuantizedGraph
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
@@ -33,12 +33,14 @@ class Start:
         current: the same graph, perhaps with weights that were improved before.
         plan: made for `current`.
         encodings: grid key -> encoding.
+        biases: bias grid key -> values that the quantized model holds in place of those of `current`.
     """
 
     reference: ir.Model
     current: ir.Model
     plan: Plan
     encodings: Mapping[str, Encoding]
+    biases: Mapping[str, F32] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -120,10 +122,25 @@ class Walk:
                     self.cache.drop(stream, name, batch)
 
     def run(
-        self, stream: str, steps: Sequence[Step], batch: int, given: Mapping[str, torch.Tensor] | None = None
+        self,
+        stream: str,
+        steps: Sequence[Step],
+        batch: int,
+        given: Mapping[str, torch.Tensor] | None = None,
+        hook: Hook | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Return every tensor that consecutive nodes make in one batch; `given` replaces what they would read."""
-        graph, hook = self.graph_of(stream), self.quantized if stream == QUANTIZED else None
+        """Return every tensor that consecutive nodes make in one batch.
+
+        Args:
+            stream: FLOAT or QUANTIZED.
+            steps: the nodes.
+            batch: number of the batch.
+            given: replaces what they would read.
+            hook: of the quantized stream in place of its own.
+        """
+        graph = self.graph_of(stream)
+        if hook is None and stream == QUANTIZED:
+            hook = self.quantized
         values: dict[str, torch.Tensor] = dict(given or {})
         made: dict[str, torch.Tensor] = {}
         for step in steps:
@@ -161,7 +178,7 @@ class Walk:
         parameter = self.quantized.graph.known(name)
         assert parameter is not None
         with torch.no_grad():
-            parameter.copy_(torch.from_numpy(values).reshape(parameter.shape))
+            parameter.copy_(torch.from_numpy(np.array(values)).reshape(parameter.shape))
 
     def values_of(self, name: str, stream: str = QUANTIZED) -> F32:
         """Return the values of a parameter of a stream."""

@@ -17,8 +17,9 @@ from fewbits.numerics.second_moment import LARGEST
 from fewbits.numerics.weight_search import search_weight_scales
 from fewbits.numerics.weights import WeightMethod, weight_encoding
 from fewbits.quantization.biases import BiasFitter, Shifts, constant_values
+from fewbits.quantization.infinities import without_infinities
 from fewbits.quantization.layers import Layer, find_layers
-from fewbits.quantization.observe import Statistics, without_infinities
+from fewbits.quantization.observe import Statistics
 from fewbits.spec.dtypes import PerChannel, QuantSpec
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Grid, Plan, Role

@@ -5,7 +5,7 @@ exact range, a histogram and, for layers with weights, second moments of their i
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,10 @@ from threadpoolctl import threadpool_limits
 
 from fewbits.errors import DataError
 from fewbits.graph.topology import constant, data_positions, data_values, fusions, is_float32, op_rule
-from fewbits.numerics.affine import LARGEST_VALUE
 from fewbits.numerics.histogram import Histogram
 from fewbits.numerics.second_moment import SecondMoment
+from fewbits.quantization.infinities import outside
+from fewbits.quantization.layer_rows import PieceRows, Span, is_deep, layer_rows
 from fewbits.quantization.layers import Layer, find_layers
 from fewbits.runtime.progress import Progress
 from fewbits.spec.optable import Kind
@@ -29,6 +30,7 @@ MOST_COUNTED = 1 << 12
 
 Feeds = Mapping[str, npt.NDArray[np.generic]]
 RunNamed = Callable[[list[str], Feeds], Mapping[str, npt.NDArray[np.generic]]]
+Split = Callable[[Feeds], Sequence[Feeds]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,12 @@ def _softmax_inputs(graph: ir.Graph) -> Iterator[tuple[str, int]]:
 
 
 def observe(
-    run: RunNamed, watch: Watchlist, batches: Iterable[tuple[Feeds, int]], *, progress: Progress | None = None
+    run: RunNamed,
+    watch: Watchlist,
+    batches: Iterable[tuple[Feeds, int]],
+    *,
+    split: Split | None = None,
+    progress: Progress | None = None,
 ) -> Statistics:
     """Run the float model once over `batches` and return what was seen.
 
@@ -134,6 +141,8 @@ def observe(
         run: runs the float model and returns the named tensors.
         watch: what to look at.
         batches: feeds, each with its number of samples.
+        split: cuts a batch into pieces that run one after the other, to save memory; the statistics are the same to the
+            bit where tensors keep samples apart. None, or no pieces, runs it as a whole.
         progress: told of every batch.
 
     Raises:
@@ -143,7 +152,9 @@ def observe(
     moments = {layer.node: SecondMoment() for layer in watch.layers}
     samples = 0
     with threadpool_limits(1, "blas"):  # many small products: BLAS threads would only fight those of ORT
-        for size in _take_in(run, watch, batches, (watched, lambda node, rows: moments[node].update(rows))):
+        for size in _take_in(
+            run, watch, batches, (watched, lambda node, rows: moments[node].update(rows)), split=split
+        ):
             samples += size
             if progress is not None:
                 progress.advance(size)
@@ -165,7 +176,9 @@ class Part:
     samples: int
 
 
-def observe_part(run: RunNamed, watch: Watchlist, batches: Iterable[tuple[Feeds, int]], first: int) -> Part:
+def observe_part(
+    run: RunNamed, watch: Watchlist, batches: Iterable[tuple[Feeds, int]], first: int, split: Split | None = None
+) -> Part:
     """Return what is seen of a few batches, of which the first begins with sample number `first`.
 
     Raises:
@@ -173,7 +186,7 @@ def observe_part(run: RunNamed, watch: Watchlist, batches: Iterable[tuple[Feeds,
     """
     watched = {name: _Watched() for name in watch.tensors}
     rows: dict[str, list[npt.NDArray[Any]]] = {layer.node: [] for layer in watch.layers}
-    samples = sum(_take_in(run, watch, batches, (watched, lambda node, some: rows[node].append(some)), first))
+    samples = sum(_take_in(run, watch, batches, (watched, lambda node, some: rows[node].append(some)), first, split))
     return Part({name: (seen.finish(), seen.masked) for name, seen in watched.items()}, rows, samples)
 
 
@@ -203,17 +216,52 @@ _Into = tuple[Mapping[str, "_Watched"], Callable[[str, npt.NDArray[Any]], None]]
 """Where what is seen goes: tensor -> what is known of it; and who takes the rows of a layer."""
 
 
-def _take_in(
-    run: RunNamed, watch: Watchlist, batches: Iterable[tuple[Feeds, int]], into: _Into, first: int = 0
+def _take_in(  # noqa: PLR0917 - what is run, on what, and where it goes
+    run: RunNamed,
+    watch: Watchlist,
+    batches: Iterable[tuple[Feeds, int]],
+    into: _Into,
+    first: int = 0,
+    split: Split | None = None,
 ) -> Iterator[int]:
     """Run the model over the batches and yield how many samples each held."""
-    looked = sum(_is_deep(sample) for sample in range(first))
+    watched, take_rows = into
+    looked = sum(is_deep(sample) for sample in range(first))
     for feeds, size in batches:
-        deep = [i for i in range(size) if _is_deep(first + i)]
-        # the values die with the call: those of two batches are never held at once
-        _reduce(watch, into, _all_values(run, watch.names, feeds), (first, size, looked, deep))
-        first, looked = first + size, looked + len(deep)
+        batch = Span.after(first, size, looked)
+        rows: Iterable[tuple[str, npt.NDArray[Any]]]
+        if split is not None and (pieces := split(feeds)):
+            rows = _take_pieces(run, watch, pieces, watched, batch)
+        else:  # the values die with the call: those of two batches are never held at once
+            rows = _take_batch(run, watch, feeds, watched, batch)
+        for node, some in rows:
+            take_rows(node, some)
+        first, looked = first + size, looked + len(batch.deep)
         yield size
+
+
+def _take_batch(
+    run: RunNamed, watch: Watchlist, feeds: Feeds, watched: Mapping[str, "_Watched"], span: Span
+) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """Take the values of one batch in, and yield the rows of layers."""
+    values = _all_values(run, watch.names, feeds)
+    _update_all(watch, watched, values, span)
+    yield from layer_rows(watch.layers, values, span)
+
+
+def _take_pieces(
+    run: RunNamed, watch: Watchlist, pieces: Iterable[Feeds], watched: Mapping[str, "_Watched"], batch: Span
+) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """Do the same piece by piece. Moments are sums of floats, so rows are handed on as one batch has them."""
+    gathered, first, looked = PieceRows(watch.layers), batch.first, batch.looked
+    for feeds in pieces:
+        span = Span.after(first, len(next(iter(feeds.values()))), looked)
+        values = _all_values(run, watch.names, feeds)
+        _update_all(watch, watched, values, span)
+        gathered.add(values, span)
+        del values
+        first, looked = first + span.size, looked + len(span.deep)
+    yield from gathered.of_batch(batch)
 
 
 def _closed(
@@ -230,24 +278,14 @@ def _all_values(run: RunNamed, names: list[str], feeds: Feeds) -> dict[str, npt.
     return {**feeds, **run([name for name in names if name not in feeds], feeds)}
 
 
-def _reduce(
-    watch: Watchlist,
-    into: _Into,
-    values: Mapping[str, npt.NDArray[Any]],
-    batch: tuple[int, int, int, list[int]],
+def _update_all(
+    watch: Watchlist, watched: Mapping[str, "_Watched"], values: Mapping[str, npt.NDArray[Any]], span: Span
 ) -> None:
-    """Take the values of one batch in; `batch` is its first sample, size, deep samples before it and inside it."""
-    (watched, take_rows), (first, size, looked, deep) = into, batch
     for name, seen in watched.items():
         x = values[name]
         if name in watch.softmax_axes:
             x = seen_by_softmax(x, watch.softmax_axes[name])
-        _update(seen, x, name, _Span(first, size, name in watch.nonnegative))
-    for layer in watch.layers:
-        part = _looked_at(values[layer.source], layer, size, deep)
-        rows = layer.sample_rows(part, looked) if part is not None else None
-        if rows is not None:
-            take_rows(layer.node, rows)
+        _update(seen, x, name, span, is_nonnegative=name in watch.nonnegative)
 
 
 def seen_by_softmax(x: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
@@ -303,56 +341,26 @@ class _Watched:
         """Count all that waits; minus infinity is a mask and gets a code of its own, well below all else."""
         histogram = self.finish()
         if self.masked and histogram.low <= histogram.high:
-            low = _outside(histogram.low, histogram.high)[0]
+            low = outside(histogram.low, histogram.high)[0]
             histogram.update_range(low, histogram.high)
             histogram.update_counts(np.full(self.masked, low, np.float32))
         return histogram
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """The samples of one batch: number of the first, how many; whether no value of the tensor is below zero."""
-
-    first: int
-    size: int
-    is_nonnegative: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.first} to {self.first + self.size - 1}"
-
-
-def _looked_at(x: npt.NDArray[Any], layer: Layer, size: int, deep: list[int]) -> npt.NDArray[Any] | None:
-    """Return what gives moments of a layer's input: deep samples, or all where a sample is one row of a Gemm."""
-    is_by_sample = x.ndim > 1 and len(x) == size and not layer.transposed[0]
-    if is_by_sample and layer.op == "Gemm":
-        return x
-    if not deep:
-        return None
-    return x[deep] if is_by_sample and len(deep) < size else x
-
-
-def _is_deep(sample: int) -> bool:
-    """Whether a sample gives moments too: the first ones and every eighth after; all give ranges and histograms."""
-    return sample < _ALL_DEEP or sample % _DEEP_STRIDE == 0
-
-
-_ALL_DEEP, _DEEP_STRIDE = 8, 8
-
-
-def _update(seen: _Watched, x: npt.NDArray[Any], name: str, span: _Span) -> None:
+def _update(seen: _Watched, x: npt.NDArray[Any], name: str, span: Span, *, is_nonnegative: bool) -> None:
     if x.size == 0:
         return
     # samples may be folded into the first axis with something else: [samples * heads, ...]
     size = span.size
     rows = x.reshape(size, -1) if size and x.ndim and x.shape[0] % size == 0 else x.reshape(1, -1)
     highs = rows.max(axis=1)
-    lows = np.zeros_like(highs) if span.is_nonnegative else rows.min(axis=1)
+    lows = np.zeros_like(highs) if is_nonnegative else rows.min(axis=1)
     low, high = float(lows.min()), float(highs.max())
     stride = -(-rows.shape[1] // MOST_COUNTED)
     stride += 1 - stride % 2  # an even stride would see the same columns of every row
     sample = rows[:, ::stride]
     if not (math.isfinite(low) and math.isfinite(high)):
-        finite = _finite_part(x, name, str(span))
+        finite = _finite_part(x, name, f"{span.first} to {span.first + size - 1}")
         seen.masked += max(int(np.isneginf(sample).sum()), 1)
         if finite.size:
             seen.add(float(finite.min()), float(finite.max()), sample[np.isfinite(sample)])
@@ -371,29 +379,3 @@ def _finite_part(x: npt.NDArray[Any], name: str, samples: str) -> npt.NDArray[An
             f"check those samples, or the model."
         )
     return np.asarray(x[np.isfinite(x)])
-
-
-def without_infinities(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return `values` with infinities replaced by what stands for them on a grid.
-
-    That is 65504 where all other values are zero (a mask), which fp16 holds too; else a bound well outside of the other
-    values, so that these keep a part of the grid.
-    """
-    finite = values[np.isfinite(values)]
-    if len(finite) == values.size:
-        return values
-    low, high = _outside(float(finite.min(initial=np.inf)), float(finite.max(initial=-np.inf)))
-    return np.nan_to_num(values, nan=np.nan, posinf=high, neginf=low).astype(np.float32)
-
-
-def _outside(low: float, high: float) -> tuple[float, float]:
-    """Return what stands for infinities beside finite values from `low` to `high` (none, where low > high)."""
-    if low >= high == 0 or low > high:
-        return -MASK, MASK
-    reach = _REACH * max(max(high, 0.0) - min(low, 0.0), _REACH)
-    return max(low - reach, -LARGEST_VALUE), min(high + reach, LARGEST_VALUE)
-
-
-MASK = 65504.0
-"""What an infinity in a mask is taken for: the largest float16."""
-_REACH = 4.0

@@ -1,4 +1,7 @@
-"""float16 regions between Casts become float32 nodes: the inverse of `half`."""
+"""float16 regions between Casts become float32 nodes: the inverse of `half`.
+
+Inputs and outputs of the model keep float16 where Casts stand between them and the nodes.
+"""
 
 import re
 
@@ -14,7 +17,7 @@ _STORED = "_fp16"
 
 
 def widen_halves(model: ir.Model, source: str) -> list[ir.Value]:
-    """Turn every float16 value of the graph into a float32 one, in place; Casts between the two go.
+    """Turn every float16 value inside the graph into a float32 one, in place; Casts between the two go.
 
     Args:
         model: its types are known.
@@ -24,12 +27,14 @@ def widen_halves(model: ir.Model, source: str) -> list[ir.Value]:
         The values that were computed in float16.
 
     Raises:
-        ModelError: an input or output of the model is float16, or a node makes float16 values out of an attribute.
+        ModelError: a node reads a float16 input or writes a float16 output of the model without a Cast, or makes
+            float16 values out of an attribute.
     """
     graph = model.graph
+    ends = {value for value in (*graph.inputs, *graph.outputs) if value.dtype is _HALF}
     made = [v for n in graph if n.op_type != "Cast" for v in n.outputs if v.dtype is _HALF]
-    _refuse(graph, made, source)
-    casts = [node for node in graph if node.op_type == "Cast" and _is_between(node)]
+    _refuse(ends, made, source)
+    casts = [n for n in graph if n.op_type == "Cast" and _is_between(n) and not ends & {n.inputs[0], n.outputs[0]}]
     names = value_names(model)
     for value in list(graph.initializers.values()):
         if value.dtype is _HALF:
@@ -38,19 +43,22 @@ def widen_halves(model: ir.Model, source: str) -> list[ir.Value]:
         _drop(graph, node)
     for node in graph:
         for value in node.outputs:
-            if value.dtype is _HALF:
+            if value.dtype is _HALF and value not in ends:
                 value.type = ir.TensorType(ir.DataType.FLOAT)
                 if node.op_type == "Cast":
                     node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
     return made
 
 
-def _refuse(graph: ir.Graph, made: list[ir.Value], source: str) -> None:
-    for value in (*graph.inputs, *graph.outputs):
-        if value.dtype is _HALF:
+def _refuse(ends: set[ir.Value], made: list[ir.Value], source: str) -> None:
+    for value in sorted(ends, key=lambda value: str(value.name)):
+        producer, readers = value.producer(), [use.node for use in value.uses()]
+        is_stored = value.is_initializer() and not value.is_graph_input()  # its readers get a copy in float32
+        nodes = ([] if producer is None else [producer]) + ([] if is_stored else readers)
+        if any(node.op_type != "Cast" for node in nodes):
             raise ModelError(
-                f"{source} has the float16 input or output {value.name!r}: only models that take and give float32 can "
-                f"be read. Put Casts at its ends."
+                f"{source} computes with the float16 input or output {value.name!r} as it is, which is not read: put a "
+                f"Cast between it and the nodes."
             )
     for node in (value.producer() for value in made):
         if node is not None and any(a.type == ir.AttributeType.TENSOR for a in node.attributes.values()):

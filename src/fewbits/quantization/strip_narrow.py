@@ -3,12 +3,19 @@
 import numpy as np
 import onnx_ir as ir
 
+from fewbits.graph.naming import value_names
 from fewbits.graph.topology import constant
 from fewbits.spec.dtypes import DType, QuantSpec
+
+CODES = "_q"
+"""What insert appends to the name of a tensor for its codes."""
 
 
 def join_clipped(model: ir.Model) -> dict[ir.Node, int]:
     """Remove the Clip and the second pair of every narrow grid, in place.
+
+    Where insert merged a Clip of the network with it, the tensor in front takes the name of what that Clip gave, which
+    is the name of the grid.
 
     Only a Clip whose bounds are bit for bit the ends of a narrower grid with the scale and zero point of the pairs
     around it counts: any other is an operator of the network.
@@ -17,6 +24,7 @@ def join_clipped(model: ir.Model) -> dict[ir.Node, int]:
         The QuantizeLinear nodes that are left of them, and the bits of their grids.
     """
     found: dict[ir.Node, int] = {}
+    names = value_names(model)
     for clip in [node for node in model.graph if node.op_type == "Clip" and len(node.inputs) == 3]:
         back = clip.inputs[0].producer() if clip.inputs[0] is not None else None
         first = _above(back, "DequantizeLinear")
@@ -31,7 +39,18 @@ def join_clipped(model: ir.Model) -> dict[ir.Node, int]:
             use.node.replace_input_with(use.idx, first.outputs[0])
         model.graph.remove([second[0], clip, back], safe=True)
         found[first] = bits
+        _rename(first, names)
     return found
+
+
+def _rename(quantizer: ir.Node, names: set[str]) -> None:
+    source, codes = quantizer.inputs[0], str(quantizer.outputs[0].name)
+    name = codes.removesuffix(CODES)
+    is_alone = source is not None and len(list(source.uses())) == 1 and source.producer() is not None
+    if source is None or not is_alone or source.is_graph_output() or name == codes or name in names:
+        return
+    names.add(name)
+    source.name = name
 
 
 def _above(node: ir.Node | None, op: str) -> ir.Node | None:

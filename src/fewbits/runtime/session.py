@@ -78,11 +78,14 @@ class RunOptions:
         provider: cpu, cuda, or any execution provider's own name.
         threads: intra-op threads; 0 lets ORT choose.
         custom_op_libraries: shared libraries with operators of the user's own; loading one runs its code.
+        at_once: samples of a batch that run together, at most, where its inputs have an open first axis; 0 sets no
+            limit. It saves memory, and changes no result.
     """
 
     provider: str = "cpu"
     threads: int = 0
     custom_op_libraries: tuple[str, ...] = ()
+    at_once: int = 0
 
     def provider_name(self) -> str:
         """Return ORT's name of the provider.
@@ -155,6 +158,7 @@ class Runner:
     inputs: tuple[InputInfo, ...]
     output_names: tuple[str, ...]
     policy: SessionPolicy = field(default=SessionPolicy.DEFAULT)
+    at_once: int = 0
 
     def output_infos(self) -> tuple[InputInfo, ...]:
         """Return name, type and shape of the outputs."""
@@ -172,6 +176,29 @@ class Runner:
         """Return the named outputs only."""
         if not names:  # ORT takes an empty list for all of them
             return {}
+        pieces = self.split(feeds)
+        return (self._run_pieces(names, pieces) if pieces else {}) or self._run(names, feeds)
+
+    def split(self, feeds: Mapping[str, npt.NDArray[np.generic]]) -> list[Mapping[str, npt.NDArray[np.generic]]]:
+        """Return the pieces of at most `at_once` samples of a batch; none where it is to run, or must, as a whole."""
+        sizes = {len(x) if x.ndim else 0 for x in feeds.values()}
+        size, most = sizes.pop() if len(sizes) == 1 else 0, self.at_once
+        if not most or size <= most or any(not info.shape or isinstance(info.shape[0], int) for info in self.inputs):
+            return []
+        return [{name: x[i : i + most] for name, x in feeds.items()} for i in range(0, size, most)]
+
+    def _run_pieces(self, names: Sequence[str], pieces: Sequence[Mapping[str, npt.NDArray[np.generic]]]) -> Arrays:
+        """Return the outputs of pieces of a batch, put together; nothing where their first axis counts no samples."""
+        found: dict[str, list[npt.NDArray[np.generic]]] = {name: [] for name in names}
+        for piece in pieces:
+            size = len(next(iter(piece.values())))
+            for name, value in self._run(names, piece).items():
+                if not isinstance(value, np.ndarray) or not value.ndim or len(value) != size:
+                    return {}
+                found[name].append(value)
+        return {name: np.concatenate(found.pop(name)) for name in names}
+
+    def _run(self, names: Sequence[str], feeds: Mapping[str, npt.NDArray[np.generic]]) -> Arrays:
         try:
             results = self.session.run(list(names), dict(feeds))
         except Exception as error:  # ORT raises many bare types; each is the same news for the user
@@ -225,7 +252,7 @@ def open_session(
         way_out = _NAME_IT if _UNKNOWN_OPERATOR in str(error) else _WAY_OUT
         raise ModelError(f"onnxruntime cannot load {what}: {_said(error)}. {way_out}") from error
     outs = _infos(outputs, "output")
-    return Runner(session, _infos(inputs, "input"), tuple(output.name for output in outs), policy)
+    return Runner(session, _infos(inputs, "input"), tuple(output.name for output in outs), policy, run.at_once)
 
 
 class LargeSession:

@@ -18,6 +18,7 @@ from fewbits.workflow.amp_run import AmpRun
 from fewbits.workflow.amp_wishes import Wishes
 from fewbits.workflow.calibrate import SAMPLES, Calibration
 from fewbits.workflow.candidates import Contest
+from fewbits.workflow.ceiling import ONE_PASS
 from fewbits.workflow.cost_context import CostContext
 from fewbits.workflow.cost_models import parse_cost
 from fewbits.workflow.goal import Goal, check_goal
@@ -98,6 +99,7 @@ def amp(
     preprocess: Preprocess | None = None,
     batch_size: int | None = None,
     run_options: RunOptions | None = None,
+    memory: int | str | None = None,
     workers: Workers | None = None,
     ready: Ready | None = None,
     progress: Watcher | None = None,
@@ -142,6 +144,8 @@ def amp(
         preprocess: how images become inputs.
         batch_size: samples per call; None chooses one by the size of the tensors.
         run_options: provider and threads.
+        memory: that the process may take, "4GB" or bytes: refused where less does not suffice, held by doing less at
+            once elsewhere, with the same results. None sets no limit.
         workers: who calibrates, scores and measures; None is this process. The result is the same whoever does.
         ready: what an earlier verb made ready from the same model and data; None does it.
         progress: told of each stage.
@@ -164,7 +168,8 @@ def amp(
     named = check_metric(metric, higher_is_better)
     stages = Stages(progress)
     folder = None if output is None else Path(output)
-    opened = ready or Opened.of(options, named, stages).check(wishes.precisions)
+    later = (ONE_PASS,) if options["ranking"] == "one-pass" else ()
+    opened = ready or Opened.of(options, named, stages, later=later).check(wishes.precisions)
     with Store(None if folder is None else folder / STORE) as store:
         if isinstance(opened, Opened):
             opened = opened.score(options, stages, store).calibrate(options, stages, workers)

@@ -19,6 +19,7 @@ from fewbits.quantization.groups import find_groups
 from fewbits.reporting.analysis_record import AnalysisRecord, Diagnosis, Figure, GroupRow, TensorRow
 from fewbits.runtime.data import Preprocess
 from fewbits.runtime.data.open import DataLike
+from fewbits.runtime.memory import Ceiling
 from fewbits.runtime.parallel import Workers
 from fewbits.runtime.session import RunOptions
 from fewbits.runtime.store import STORE, Store
@@ -26,6 +27,7 @@ from fewbits.spec.precision import Precision
 from fewbits.spec.target import DEFAULT_TARGET, Target
 from fewbits.workflow.brute_force import brute_force
 from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate_subject
+from fewbits.workflow.ceiling import ONE_PASS, Load, hold
 from fewbits.workflow.quantized import Quantized, quantize_calibrated
 from fewbits.workflow.ranges import check_ranges
 from fewbits.workflow.report import report
@@ -84,6 +86,7 @@ def analyze(
     preprocess: Preprocess | None = None,
     batch_size: int | None = None,
     run_options: RunOptions | None = None,
+    memory: int | str | None = None,
     device: str = "cpu",
     workers: Workers | None = None,
     progress: Watcher | None = None,
@@ -112,6 +115,8 @@ def analyze(
         preprocess: how images become inputs.
         batch_size: samples per call; None chooses one by the size of the tensors.
         run_options: provider and threads.
+        memory: that the process may take, "4GB" or bytes: refused where less does not suffice, held by doing less at
+            once elsewhere, with the same results. None sets no limit.
         device: where torch computes: cpu or cuda.
         workers: who calibrates and measures groups; None is this process. The figures are the same whoever does.
         progress: told of each stage.
@@ -125,13 +130,15 @@ def analyze(
     _check_counts(1, {"--analysis-samples": analysis_samples, "--probes": 1 if probes is None else probes})
     _check_counts(0, {"--confirm": confirm, "--worst": worst})
     check_ranges(ranges, weight_ranges)
-    stages = Stages(progress)
+    stages, ceiling = Stages(progress), Ceiling.of(memory)
     with staged(output) as folder:
         with stages.stage("prepare"):
             subject = open_subject(
                 model, data=data, target=target, dims=dims, simplify=simplify, preprocess=preprocess,
                 batch_size=batch_size, run_options=run_options,
             )  # fmt: skip
+            later = (ONE_PASS,) if options["method"] == "one-pass" else ()
+            subject = hold(subject, ceiling, Load(samples, later, workers))
         calibration = calibrate_subject(subject, samples=samples, stages=stages, workers=workers)
         made = []
         for precision in wanted:

@@ -22,7 +22,7 @@ from fewbits.workflow.auto_run import AutoRun
 from fewbits.workflow.auto_steps import Steps
 from fewbits.workflow.auto_words import chosen_of
 from fewbits.workflow.calibrate import SAMPLES
-from fewbits.workflow.ceiling import Room, parse_size
+from fewbits.workflow.ceiling import Room
 from fewbits.workflow.cost_context import CostContext
 from fewbits.workflow.goal import check_goal
 from fewbits.workflow.preflight import LATER, preflight
@@ -107,9 +107,9 @@ def auto(
             keeps what it finished. A run that goes on has all of it again.
         qat: train, too, whatever the other steps find.
         soc: chip to compile for, where Qualcomm's compiler is installed; None takes one of the target.
-        memory: that the process may take: bytes, "4GB"; step 1 is refused where more is expected, and of later steps
-            that would not fit ranking goes by brute force, activations wait in files, or better weights are left out.
-            None sets no limit; training keeps none.
+        memory: that the process may take: bytes, "4GB"; step 1 is refused where more is expected, and later steps do
+            less at once; of those that would still not fit ranking goes by brute force, and better weights are left
+            out. None sets no limit; training keeps none.
         target: device profile, its name, a TOML file or aimet:FILE.json.
         metric: a name, file.py:function, or a function of `predict`; None chooses one by labels and outputs.
         higher_is_better: direction of the user's own metric.
@@ -132,7 +132,6 @@ def auto(
     aim = Aim.parse(goal)
     limit = None if max_latency is None else parse_latency(max_latency)
     by = _teller(latency_by, has_limit=limit is not None)
-    ceiling = None if memory is None else parse_size(memory)
     deadline = None if time is None else begin + parse_seconds(time)
     _check_folder(model, Path(output))
     check_goal(max_drop, min_sqnr)
@@ -147,7 +146,7 @@ def auto(
         known = preflight(
             scored.subject, scored.scoring, scored.before, samples=samples, stages=stages, goal=scored.goal, steps=LATER
         )
-        room = Room.within(ceiling, known)
+        room = Room.within(opened.subject.ceiling, known)
         ready = scored.calibrate(options, stages)
         steps = Steps(options, Path(output), ready, model, progress, deadline, room=room)
         teller = Clock(by, Path(output), CostContext(ready.calibration, store, stages))

@@ -12,6 +12,7 @@ from fewbits.artifact.folder import staged
 from fewbits.reporting.auto_record import AutoRecord, Contender, Fork
 from fewbits.reporting.preflight_record import Preflight
 from fewbits.reporting.record import read_record
+from fewbits.runtime.memory import peak_mb
 from fewbits.workflow.auto_checks import check_made
 from fewbits.workflow.auto_facts import (
     base_of,
@@ -31,7 +32,6 @@ from fewbits.workflow.auto_steps import Steps
 from fewbits.workflow.auto_words import figures, next_steps, summary
 from fewbits.workflow.candidates import Contest, publish
 from fewbits.workflow.next_step import command_line
-from fewbits.workflow.preflight_memory import peak_mb
 from fewbits.workflow.report import report
 from fewbits.workflow.stages import Stages, Watcher
 from fewbits.workflow.verdict import Finding, Verdict
@@ -151,7 +151,7 @@ class AutoRun:
             unmeasured=unmeasured_of(found) if waits else (),
             has_better_weights=self.steps.has_better_weights,
             has_torch=importlib.util.find_spec("torch") is not None,
-            may_improve=self.steps.room.effort is not None,
+            may_improve=self.steps.room.may_improve,
             asks_qat=bool(self.steps.options["qat"]),
             has_time=left is not None and left > 0,
             is_over=left is not None and left <= 0,

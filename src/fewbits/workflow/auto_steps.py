@@ -236,7 +236,7 @@ class Steps:
         try:
             result = improve(
                 self.model, precision=precision, methods=methods, auto=True, time_limit=self._least_left_s,
-                effort=self.room.effort, **given,
+                **given,
             )  # fmt: skip
         except NothingToImproveError as error:
             return Made(str(error))

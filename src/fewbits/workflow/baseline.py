@@ -81,6 +81,7 @@ def baseline(
     preprocess: Preprocess | None = None,
     batch_size: int | None = None,
     run_options: RunOptions | None = None,
+    memory: int | str | None = None,
     ready: Ready | None = None,
     progress: Watcher | None = None,
 ) -> BaselineResult:
@@ -110,6 +111,8 @@ def baseline(
         preprocess: how images become inputs.
         batch_size: samples per call; None chooses one by the size of the tensors.
         run_options: provider and threads.
+        memory: that the process may take, "4GB" or bytes: refused where less does not suffice, held by doing less at
+            once elsewhere, with the same results. None sets no limit.
         ready: what an earlier verb made ready from the same model and data; None does it.
         progress: told of each stage.
 

@@ -114,7 +114,8 @@ def calibrate_subject(subject: Subject, *, samples: int, stages: Stages, workers
         size = batch_size_for(subject)
         watched, batches = with_outputs(subject.model, tuple(watch.names)), _batches(subject.data, size, samples)
         if workers is None or workers.is_alone:
-            statistics = observe(open_graph(watched, subject.options).run, watch, batches, progress=told)
+            runner = open_graph(watched, subject.options)
+            statistics = observe(runner.run, watch, batches, split=runner.split, progress=told)
         else:
             parts = observed_parts(watched, subject.options, watch, batches, workers)
             statistics = join_parts(watch, parts, progress=told)

@@ -1,69 +1,218 @@
-"""The memory that a run may take: what fits is done, what does not is refused with the figure before it begins."""
+"""The memory that a process may take: told before work begins, held by doing less at once, refused where it cannot be.
 
-import re
-from dataclasses import dataclass
+What is told rests on the sizes of tensors of the largest sample, and on what was measured of everything else
+(`benchmarks/ceilings.py`): it is an upper figure, of one sample at a time.
+"""
+
+import logging
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from fewbits.errors import SpecError
 from fewbits.improvement.methods import Effort
+from fewbits.quantization.observe import watchlist
 from fewbits.reporting.preflight_record import Preflight
-from fewbits.workflow.preflight_memory import MB
+from fewbits.runtime.heap import return_large_blocks
+from fewbits.runtime.memory import MB, Ceiling, available_mb, resident_mb
+from fewbits.runtime.parallel import Workers
+from fewbits.workflow import preflight_memory as figures
+from fewbits.workflow.calibrate import Calibration, batch_size_for
+from fewbits.workflow.preflight_memory import TORCH_MB
+from fewbits.workflow.sessions import measured_bytes
+from fewbits.workflow.subject import Subject
 
-_BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_USUAL = Effort()
+logger = logging.getLogger(__name__)
+
+ONE_PASS, ROUNDING, TRAINING = "one-pass", "rounding", "training"
+"""What may follow calibration and scoring, and takes memory of its own."""
+_KEPT = 1 / 8
+"""Share of the memory that is spare for what is kept to save time: samples, and outputs of the float model, each."""
+_WAYS_OUT = {
+    "": "allow more, or give smaller samples",
+    ONE_PASS: "allow more, or rank by brute force (--method or --ranking brute-force)",
+    ROUNDING: "allow more, or make batches smaller with --batch-size",
+    TRAINING: "allow more, or take fewer samples: --train-batch of a step, --samples in all",
+}
 
 
-def parse_size(text: str | int) -> int:
-    """Return 4000000000 of "4GB" and 500000000 of "500 MB"; a number is one of bytes.
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a process is expected to take, in MB.
+
+    Attributes:
+        fixed: whatever the number of samples at once.
+        each: per sample at once, while all of its tensors are there.
+        later: step -> at least, with all that stays of what was before.
+        workers: all worker processes together.
+    """
+
+    fixed: float
+    each: float
+    later: Mapping[str, float]
+    workers: float = 0.0
+
+    def needs(self) -> Iterator[tuple[str, float]]:
+        """Yield (step, or "" for calibration and scoring; its least memory), workers included."""
+        yield "", self.fixed + self.each + self.workers
+        for step, least in self.later.items():
+            yield step, least + self.workers
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a verb will do with a model.
+
+    Attributes:
+        samples: that calibration will take, at most.
+        later: what follows calibration: one-pass, rounding, training.
+        workers: who computes; None is this process.
+        train_batch: samples of one step of training.
+    """
+
+    samples: int
+    later: Collection[str] = ()
+    workers: Workers | None = None
+    train_batch: int = 0
+
+
+def hold(subject: Subject, ceiling: Ceiling | None, load: Load) -> Subject:
+    """Return the subject as it runs below a ceiling: with fewer samples at once where that is needed.
+
+    Results are the same to the last bit. Without a ceiling nothing changes; where more is expected than the system has
+    left, a warning says so.
+
+    Args:
+        subject: nothing of it ran yet.
+        ceiling: of the process, and of its workers on this machine, together; None sets none.
+        load: what will be done.
 
     Raises:
-        SpecError: it is no size.
+        SpecError: it does not fit; the message has the figure.
+        DataError: the data cannot be used.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B|)", str(text).strip().upper())
-    if match is None or not float(match[1]):
-        raise SpecError(f"--memory {text!r} is no size: write --memory 500MB or --memory 4GB.")
-    return max(1, int(float(match[1]) * _BYTES[match[2]]))
+    if ceiling is None:
+        _warn(_told(subject, figures.tensor_bytes(subject.model.graph, {}), load), batch_size_for(subject))
+        return subject
+    return_large_blocks()
+    sizes, samples = _sample_sizes(subject, load.samples)
+    told = _told(subject, sizes, replace(load, samples=samples))
+    step, least = max(told.needs(), key=lambda need: need[1])
+    allowed = ceiling.size_bytes / MB
+    if least > allowed:
+        way_out = _WAYS_OUT[step] + (", or take fewer --workers" if told.workers else "")
+        what = f"The {step} step" if step else "The run"
+        raise SpecError(
+            f"{what} is expected to take {least:.0f} MB at least, one sample at a time, and --memory allows "
+            f"{allowed:.0f} MB: {way_out}."
+        )
+    spare = allowed - least
+    kept = int(_KEPT * spare * MB)
+    more = int((spare - 2 * kept / MB) / max(told.each, 1e-6))  # what `least` takes, later steps need beside them
+    at_once = min(1 + more, batch_size_for(subject))
+    options = replace(subject.options, at_once=at_once)
+    runner, reference = (replace(one, at_once=at_once) for one in (subject.runner, subject.reference))
+    held = replace(ceiling, size_bytes=int((allowed - told.workers) * MB), kept_bytes=kept)
+    return replace(subject, options=options, runner=runner, reference=reference, ceiling=held)
+
+
+def _told(subject: Subject, sizes: Mapping[str, float], load: Load) -> _Told:
+    """Return what a process is expected to take, given the bytes of every tensor of a sample."""
+    model, watch = subject.model, watchlist(subject.model.graph, subject.target)
+    graph = model.graph
+    passed = sum(sizes[str(value.name)] for value in (*graph.inputs, *graph.outputs))
+    base = resident_mb() or 0.0
+    added = figures.step1_mb(model, watch, passed, load.samples)
+    each = figures.sample_mb(sum(sizes.get(name, 0.0) for name in watch.names))
+    torch_mb, stays = (0.0 if "torch" in sys.modules else TORCH_MB), base + added
+    batch = batch_size_for(subject)
+    more = {
+        ONE_PASS: lambda: figures.least_one_pass_mb(model, sizes),
+        ROUNDING: lambda: figures.rounding_mb(model, sizes, load.samples, batch),
+        TRAINING: lambda: figures.training_mb(model, sizes, load.samples, passed, load.train_batch),
+    }
+    count = load.workers.count if load.workers is not None and load.workers.count > 1 else 0
+    worker = figures.WORKER_MB + added + each
+    return _Told(
+        stays, each, {step: stays + torch_mb + more[step]() for step in more if step in load.later}, count * worker
+    )
+
+
+def _sample_sizes(subject: Subject, samples: int) -> tuple[dict[str, float], int]:
+    """Return the bytes of every tensor for the largest sample, and how many samples there are, at most.
+
+    All data are read where samples may differ in size.
+    """
+    graph, feeds = subject.model.graph, subject.first_feeds
+    if any(not isinstance(dim, int) for value in graph.inputs for dim in list(value.shape or ())[1:]):
+        count, most = 0, 0
+        for batch in subject.data.batches(1, samples):
+            size, count = sum(x.nbytes for x in batch.feeds.values()), count + batch.size
+            if size > most:
+                feeds, most = batch.feeds, size
+        samples = min(samples, count)
+    names = [str(value.name) for value in (*graph.inputs, *(v for node in graph for v in node.outputs))]
+    return figures.tensor_bytes(graph, measured_bytes(subject.model, names, feeds, subject.options)), samples
+
+
+def _warn(told: _Told, batch: int) -> None:
+    """Say where more is expected than there is, before work begins."""
+    there, expected = available_mb(), max(told.fixed + batch * told.each, *(least for _, least in told.needs()))
+    more = expected - (resident_mb() or 0.0)
+    if there is not None and more > there:
+        logger.warning(
+            "The run is expected to take %.0f MB of memory, and %.0f MB are left: a smaller --batch-size, fewer "
+            "--workers, or --memory, which does less at once, may help.",
+            more, there,
+        )  # fmt: skip
+
+
+def effort_within(effort: Effort, calibration: Calibration, samples: int) -> Effort:
+    """Return the effort with a ceiling of activations that the memory left allows."""
+    subject = calibration.subject
+    if subject.ceiling is None:
+        return effort
+    sizes, samples = _sample_sizes(subject, samples)
+    rest = figures.rounding_mb(subject.model, sizes, samples, batch_size_for(subject)) * MB
+    return replace(effort, ceiling=max(1, min(effort.ceiling, int(subject.ceiling.left_bytes - rest))))
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What fits into the memory that a run may take.
+    """What of the later steps of `auto` fits into the memory that the run may take.
 
     Attributes:
         ranking: how groups are ranked: "auto", or "brute-force" where one pass with gradients does not fit.
-        effort: of the methods of step 4; None where they do not fit.
+        may_improve: the methods of step 4 fit.
         notes: sentences for the user, about what is done otherwise.
     """
 
     ranking: str = "auto"
-    effort: Effort | None = _USUAL
+    may_improve: bool = True
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def within(cls, memory: int | None, known: Preflight) -> "Room":
-        """Return what fits into `memory` bytes; None sets no limit.
+    def within(cls, memory: Ceiling | None, known: Preflight) -> "Room":
+        """Return what fits below a ceiling; None sets no limit.
 
         Raises:
-            SpecError: not even step 1 fits, or the system does not tell what a process takes.
+            SpecError: not even step 1 fits.
         """
         if memory is None:
             return cls()
-        allowed = memory / MB
-        if known.step1_mb is None:
-            raise SpecError("--memory cannot be held: this system does not tell what a process takes. Leave it out.")
+        allowed = memory.size_bytes / MB
+        assert known.step1_mb is not None, "a ceiling is refused where the system does not tell memory"
         if known.step1_mb > allowed:
             raise SpecError(
                 f"Step 1 is expected to take {known.step1_mb:.0f} MB, and --memory allows {allowed:.0f} MB: allow "
-                f"more, make batches smaller with --batch-size, or take fewer samples with --samples."
+                f"more, or take fewer samples with --samples."
             )
         notes = ["Memory for training is not told beforehand, and --memory does not hold there."]
-        ranking = "auto"
-        effort: Effort | None = _USUAL
+        ranking, may_improve = "auto", True
         if (one_pass := known.later_mb["litemp"]) > allowed:
             ranking = "brute-force"
             notes.append(f"Groups are ranked by brute force, since one pass may take {one_pass:.0f} MB.")
         if (least := known.later_mb["improve"] - known.waiting_mb) > allowed:
-            effort = None
+            may_improve = False
             notes.append(f"Better weights are left out, since they may take {least:.0f} MB.")
-        elif known.later_mb["improve"] > allowed:
-            effort = Effort(ceiling=max(1, int((allowed - least) * MB)))
-        return cls(ranking, effort, tuple(notes))
+        return cls(ranking, may_improve, tuple(notes))

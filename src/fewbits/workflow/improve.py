@@ -21,6 +21,7 @@ from fewbits.runtime.store import STORE, Store
 from fewbits.spec.target import DEFAULT_TARGET, Target
 from fewbits.training.schedule import Training
 from fewbits.workflow.calibrate import SAMPLES, Calibration
+from fewbits.workflow.ceiling import ROUNDING, TRAINING
 from fewbits.workflow.deadline import Deadline
 from fewbits.workflow.finish import Finished, Written, complete, write_made
 from fewbits.workflow.goal import Goal, check_goal
@@ -111,6 +112,7 @@ def improve(
     preprocess: Preprocess | None = None,
     batch_size: int | None = None,
     run_options: RunOptions | None = None,
+    memory: int | str | None = None,
     ready: Ready | None = None,
     progress: Watcher | None = None,
 ) -> ImproveResult:
@@ -151,6 +153,8 @@ def improve(
         preprocess: how images become inputs.
         batch_size: samples per call; None chooses one by the size of the tensors.
         run_options: provider and threads.
+        memory: that the process may take, "4GB" or bytes: refused where less does not suffice, held by doing less at
+            once elsewhere, with the same results. None sets no limit.
         ready: what an earlier verb made ready from the same model and data; None does it.
         progress: told of each stage.
 
@@ -189,6 +193,7 @@ def adaround(
     preprocess: Preprocess | None = None,
     batch_size: int | None = None,
     run_options: RunOptions | None = None,
+    memory: int | str | None = None,
     ready: Ready | None = None,
     progress: Watcher | None = None,
 ) -> ImproveResult:
@@ -222,13 +227,21 @@ def run_verb(verb: str, options: Options, progress: Watcher | None) -> ImproveRe
     output = None if options["output"] is None else Path(options["output"])
     stages = Stages(progress)
     with staged(output) as folder:
-        opened = ready or Opened.of(options, named, stages)
+        opened = ready or Opened.of(
+            options, named, stages, later=_later(wanted.methods), train_batch=wanted.training.batch_size
+        )
         resolve(opened.subject.model, wanted.profile, opened.subject.target)
         with _store(output) as store:
             if isinstance(opened, Opened):
                 opened = opened.score(options, stages, store).calibrate(options, stages)
             given = (opened.scoring, opened.before, opened.goal, stages, options, store, opened.memory, deadline)
             return _run(verb, ImproveRun(wanted, *given), opened.calibration, folder, output)
+
+
+def _later(methods: Sequence[Method]) -> tuple[str, ...]:
+    """Return what the methods do that takes memory of its own."""
+    known = {Kind.ROUND: ROUNDING, Kind.TRAIN: TRAINING}
+    return tuple(dict.fromkeys(known[method.kind] for method in methods if method.kind in known))
 
 
 @contextmanager

@@ -169,7 +169,7 @@ def rounded(
 
     calibration, made = state.calibration, state.made
     subject = calibration.subject
-    start = Start(state.floating, subject.model, made.plan, made.encodings)
+    start = Start(state.floating, subject.model, made.plan, made.encodings, made.encoded.biases)
     read: list[str] = []  # hashes of the batches: all of them are read before the first layer's turn
     kept = RoundedStore(store, lambda: _rounding_key(method, state, read, effort))
     feeds = noted(_feeds(calibration, samples), read)
@@ -219,7 +219,7 @@ def _feeds(calibration: Calibration, samples: int, *, with_labels: bool = False)
 
 def _rounding_key(method: Method, state: State, data: Sequence[str], effort: Effort) -> str:
     """Return the content hash of all that rounded layers depend on; `data` are the hashes of the batches."""
-    spent = (effort.granularity, effort.iterations, effort.seed, effort.with_activations)
+    spent = (effort.granularity, effort.iterations, effort.seed, effort.with_activations, effort.drop)
     return key_of(*_state_parts(state), list(data), method.name, spent)
 
 

@@ -22,6 +22,7 @@ from fewbits.runtime.session import Runner
 from fewbits.runtime.store import Store
 from fewbits.training.schedule import CHECKPOINT, Training
 from fewbits.workflow.calibrate import Calibration, calibrate_subject
+from fewbits.workflow.ceiling import effort_within
 from fewbits.workflow.deadline import Deadline
 from fewbits.workflow.goal import Goal
 from fewbits.workflow.improve_models import State, equalized, improved_subject, layers_to_round, rounded, trained
@@ -222,9 +223,8 @@ class ImproveRun:
         else:
             layers = layers_to_round(state.floating, state.made.plan)
             with self.stages.stage(method.name, len(layers)) as told:
-                found = rounded(
-                    method, state, samples, self.wanted.effort, store=self.store, deadline=self.deadline, progress=told
-                )
+                effort = effort_within(self.wanted.effort, state.calibration, samples)
+                found = rounded(method, state, samples, effort, store=self.store, deadline=self.deadline, progress=told)
         if not found.changed:
             return found, None
         subject = improved_subject(state.calibration.subject, found, method.kind)

@@ -113,7 +113,7 @@ def _stronger(verb: str, rows: Sequence[MethodRow], options: Mapping[str, Any]) 
     if options["clips"] == "exact":
         given["clips"] = None
     usual = Effort()
-    spent = {name: getattr(effort, name) for name in ("iterations", "seed", "device")}
+    spent = {name: getattr(effort, name) for name in ("iterations", "seed", "device", "drop")}
     flags: dict[str, Any] = {name: value for name, value in spent.items() if value != getattr(usual, name)}
     if "qat" in tried or ("adaround" in tried and effort.granularity == "block"):
         return

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from fewbits.analysis.evaluate import Evaluation, drop
-from fewbits.analysis.score_cache import CachedPredict
+from fewbits.analysis.score_cache import DEFAULT_CEILING_BYTES, CachedPredict
 from fewbits.analysis.score_types import Predict
 from fewbits.analysis.score_user import UserMetric
 from fewbits.errors import SpecError
@@ -67,6 +67,7 @@ class _Samples:
     data: Dataset
     batch_size: int
     limit: int
+    most_bytes: int = MOST_KEPT_BYTES
     kept: tuple[Mapping[str, Array], ...] | None = None
 
     def batches(self) -> Iterator[Mapping[str, Array]]:
@@ -81,9 +82,9 @@ class _Samples:
             count += batch.size
             size += sum(array.nbytes for array in batch.feeds.values())
             digests.append(key_of(dict(batch.feeds)))
-            if size <= MOST_KEPT_BYTES:
+            if size <= self.most_bytes:
                 kept.append(batch.feeds)
-        return replace(self, kept=tuple(kept) if size <= MOST_KEPT_BYTES else None), count, digests
+        return replace(self, kept=tuple(kept) if size <= self.most_bytes else None), count, digests
 
     def sent(self) -> "_Samples":
         """Return what can be sent: what is kept goes by value."""
@@ -155,9 +156,12 @@ class OutputJudge:
             raise SpecError(f"The model has no output {unknown[0]!r}: it has {', '.join(runner.output_names)}.")
         self._names = runner.output_names if outputs is None else tuple(outputs)
         self._normalize = normalize
-        self._reference = CachedPredict(lambda feeds: runner.run(self._names, feeds))
+        held = calibration.subject.ceiling
+        kept = DEFAULT_CEILING_BYTES if held is None else min(held.kept_bytes, DEFAULT_CEILING_BYTES)
+        self._reference = CachedPredict(lambda feeds: runner.run(self._names, feeds), kept)
         self._varied: tuple[str, ...] | None = None
-        asked = _Samples(calibration.subject.data, calibration.batch_size, samples)
+        most = MOST_KEPT_BYTES if held is None else min(held.kept_bytes, MOST_KEPT_BYTES)
+        asked = _Samples(calibration.subject.data, calibration.batch_size, samples, most)
         self._samples, self.samples, digests = asked.read()
         other = (model_key(subject.reference_model),) if self._is_other else ()
         self.identity: str | None = key_of("outputs", self._names, normalize, digests, *other)

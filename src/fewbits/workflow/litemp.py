@@ -22,6 +22,7 @@ from fewbits.workflow.brute_force import SAMPLES as RANK_SAMPLES
 from fewbits.workflow.brute_force import brute_force
 from fewbits.workflow.calibrate import SAMPLES, Calibration
 from fewbits.workflow.candidates import Candidate, Contest, publish
+from fewbits.workflow.ceiling import ONE_PASS
 from fewbits.workflow.deadline import Deadline
 from fewbits.workflow.goal import Goal, check_goal
 from fewbits.workflow.lifting import lifted, lifted_together, lifting_order, mac_shares
@@ -109,6 +110,7 @@ def litemp(
     preprocess: Preprocess | None = None,
     batch_size: int | None = None,
     run_options: RunOptions | None = None,
+    memory: int | str | None = None,
     ready: Ready | None = None,
     progress: Watcher | None = None,
 ) -> LitempResult:
@@ -149,6 +151,8 @@ def litemp(
         preprocess: how images become inputs.
         batch_size: samples per call; None chooses one by the size of the tensors.
         run_options: provider and threads.
+        memory: that the process may take, "4GB" or bytes: refused where less does not suffice, held by doing less at
+            once elsewhere, with the same results. None sets no limit.
         ready: what an earlier verb made ready from the same model and data; None does it.
         progress: told of each stage.
 
@@ -165,9 +169,10 @@ def litemp(
     check_goal(max_drop, min_sqnr)
     named = check_metric(metric, higher_is_better)
     stages = Stages(progress)
+    later = (ONE_PASS,) if options["ranking"] == "one-pass" and sensitivity is None else ()
     with staged(output) as folder:
         if ready is None:
-            opened = Opened.of(options, named, stages).check((wanted.base, wanted.high))
+            opened = Opened.of(options, named, stages, later=later).check((wanted.base, wanted.high))
             ready = opened.score(options, stages).calibrate(options, stages)
         contest = Contest.of(ready, stages, options)
         return _Run(contest, wanted, sensitivity, deadline, progress).result(folder)

@@ -10,6 +10,7 @@ from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
 from fewbits.quantization.select import MOST_TRIALS, TRIAL_SAMPLES
 from fewbits.reporting.preflight_record import Preflight
+from fewbits.runtime.memory import MB, peak_mb, resident_mb
 from fewbits.spec.precision import Precision
 from fewbits.workflow import preflight_memory as memory
 from fewbits.workflow.baseline import PRECISIONS
@@ -153,18 +154,22 @@ def _memory(seen: Look, samples: int, steps: Collection[str]) -> tuple[float | N
 
     There is nothing where the system does not tell memory.
     """
-    peak = memory.peak_mb()
+    peak = peak_mb()
     if peak is None:
         return None, {}, 0.0
     model, size = seen.calibration.model, seen.calibration.batch_size
     sizes = memory.tensor_bytes(model.graph, seen.sample_bytes)
     kept = sum(seen.sample_bytes.get(str(value.name), 0.0) for value in (*model.graph.inputs, *model.graph.outputs))
-    inputs = min(TRIAL_SAMPLES, samples) * kept / memory.MB
-    step1, stays = peak + inputs, (memory.resident_mb() or peak) + inputs
+    inputs = min(TRIAL_SAMPLES, samples) * kept / MB
+    step1, stays = peak + inputs, (resident_mb() or peak) + inputs
     waiting = memory.waiting_mb(model, sizes, samples)
+    together, probes = size if seen.is_by_sample else 1, ranking_probes(min(RANK_SAMPLES, samples))
+    is_held = seen.calibration.subject.ceiling is not None  # then as little is done at once as must be
     added = {
-        "litemp": lambda: memory.litemp_mb(
-            model, sizes, size if seen.is_by_sample else 1, ranking_probes(min(RANK_SAMPLES, samples))
+        "litemp": lambda: (
+            memory.TORCH_MB + memory.least_one_pass_mb(model, sizes)
+            if is_held
+            else memory.litemp_mb(model, sizes, together, probes)
         ),
         "improve": lambda: memory.improve_mb(model, samples, size) + waiting,
     }

@@ -1,53 +1,35 @@
-"""Resident memory: what the process took so far, and what later steps may add to it."""
+"""Resident memory that the steps of a workflow may add to what the process took so far."""
 
 import math
-import os
-import sys
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
 import onnx_ir as ir
 
-from fewbits.analysis.sensitivity import MOST_BYTES
+from fewbits.analysis.sensitivity import COPIES, HELD, MOST_BYTES
 from fewbits.graph.save import weights_bytes
 from fewbits.graph.topology import constant
 from fewbits.improvement.layer_case import enough_rows
 from fewbits.improvement.methods import Effort
+from fewbits.numerics.second_moment import MOST_INPUTS
 from fewbits.quantization.layers import find_layers
+from fewbits.quantization.observe import Watchlist
+from fewbits.quantization.select import TRIAL_SAMPLES
+from fewbits.runtime.memory import MB
 from fewbits.workflow.calibrate import LARGEST_BATCH
 
-MB = 1e6
 TORCH_MB = 250.0
 """What importing torch and its first operators take."""
+WORKER_MB = 150.0
+"""What a worker process takes before it has a model."""
+_OTHERS_MB = 50.0  # sessions, the record, the report
+_WEIGHTS = 2.5
+_HISTOGRAM_BYTES = 1 << 18  # elements that wait to be counted
+_ARENA = 1.5  # onnxruntime's memory for what it hands out, relative to that
+_STREAMS = 8  # the largest tensor: read, made, rounded, in two streams
+_TRAINED = 10  # weights: both models, gradients, two moments, the best and the mean so far
+_GRAPHS = 3  # tensors of a step: values, gradients, rounded
 _COPIES = 6  # of gathered vectors: indexed, reshaped, contiguous, of both streams
-
-
-def peak_mb() -> float | None:
-    """Return the largest resident memory of this process so far; None where the system does not tell (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / MB if sys.platform == "darwin" else peak * 1024 / MB  # macOS counts bytes
-
-
-def resident_mb() -> float | None:
-    """Return the resident memory of this process now; None where the system does not tell (other than Linux)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE") / MB
-
-
-def machine_mb() -> float | None:
-    """Return the physical memory of this machine; None where the system does not tell."""
-    names = getattr(os, "sysconf_names", {})
-    if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
-        return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / MB
 
 
 def tensor_bytes(graph: ir.Graph, measured: Mapping[str, float]) -> dict[str, float]:
@@ -114,6 +96,46 @@ def _readers(graph: ir.Graph) -> Counter[str]:
     readers = Counter(str(v.name) for node in graph for v in node.inputs if v is not None and constant(v) is None)
     readers.update(str(value.name) for value in graph.outputs)
     return readers
+
+
+def step1_mb(model: ir.Model, watch: Watchlist, passed: float, samples: int) -> float:
+    """Return what calibrating and scoring add whatever the number of samples at once.
+
+    Weights are there three more times (two sessions, and what they are made of), with second moments and histograms,
+    and what goes in and comes out of the samples that ranges are tried on.
+
+    Args:
+        model: prepared.
+        watch: what calibration looks at.
+        passed: bytes of inputs and outputs of one sample.
+        samples: calibration samples.
+    """
+    moments = sum(
+        layer.groups * layer.inputs * (layer.inputs if layer.inputs <= MOST_INPUTS else 1) for layer in watch.layers
+    )
+    counted = len(watch.tensors) * _HISTOGRAM_BYTES + min(TRIAL_SAMPLES, samples) * passed
+    return _OTHERS_MB + (_WEIGHTS * weights_bytes(model) + 1.3 * 4 * moments + counted) / MB
+
+
+def sample_mb(watched: float) -> float:
+    """Return what each sample at once adds while all that calibration looks at is there, given its bytes."""
+    return _ARENA * watched / MB
+
+
+def least_one_pass_mb(model: ir.Model, sizes: Mapping[str, float]) -> float:
+    """Return what ranking groups by one pass adds at least, torch aside: one sample, one probe at a time."""
+    held = HELD * sum(sizes.values()) + COPIES * max(sizes.values(), default=0.0)
+    return (held + gradient_bytes(model.graph, sizes) + 3 * weights_bytes(model)) / MB
+
+
+def rounding_mb(model: ir.Model, sizes: Mapping[str, float], samples: int, batch: int) -> float:
+    """Return what the methods that round weights add, torch and what can wait in files aside."""
+    return improve_mb(model, samples, batch) - TORCH_MB + _STREAMS * batch * max(sizes.values(), default=0.0) / MB
+
+
+def training_mb(model: ir.Model, sizes: Mapping[str, float], samples: int, passed: float, batch: int) -> float:
+    """Return what training adds, torch aside: all samples and their targets, gradients, and an optimizer's state."""
+    return (_TRAINED * weights_bytes(model) + samples * passed + _GRAPHS * batch * sum(sizes.values())) / MB
 
 
 def litemp_mb(model: ir.Model, sizes: Mapping[str, float], batch: int, probes: int) -> float:

@@ -84,7 +84,9 @@ def look(subject: Subject, samples: int) -> Look:
     Raises:
         DataError: the data cannot be used, or a tensor becomes NaN or Inf on them.
     """
-    watch, size = watchlist(subject.model.graph, subject.target), batch_size_for(subject)
+    watch = watchlist(subject.model.graph, subject.target)
+    size = batch_size_for(subject)
+    size = min(size, subject.options.at_once or size)
     begin = time.perf_counter()
     runner = open_graph(with_outputs(subject.model, tuple(watch.names)), subject.options)
     open_s = time.perf_counter() - begin

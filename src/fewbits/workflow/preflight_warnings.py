@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from fewbits.analysis.evaluate import Evaluation
 from fewbits.reporting.preflight_record import Preflight
+from fewbits.runtime.memory import machine_mb
 from fewbits.workflow.goal import Goal
 from fewbits.workflow.preflight_data import CONVERGED, FEWEST_SAMPLES, FLIPPED, Missing, samples_to_tell
-from fewbits.workflow.preflight_memory import machine_mb
 
 _MOST_NAMED = 5
 _MOST_MEMORY = 0.9  # of the machine's; the system itself needs some

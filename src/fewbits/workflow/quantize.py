@@ -13,11 +13,13 @@ from fewbits.quantization.resolve import resolve
 from fewbits.reporting.record import RunRecord
 from fewbits.runtime.data import Preprocess
 from fewbits.runtime.data.open import DataLike
+from fewbits.runtime.memory import Ceiling
 from fewbits.runtime.session import RunOptions
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan
 from fewbits.spec.target import DEFAULT_TARGET, Target
 from fewbits.workflow.calibrate import SAMPLES, Calibration, calibrate_subject
+from fewbits.workflow.ceiling import Load, hold
 from fewbits.workflow.finish import finish
 from fewbits.workflow.pins import fit_pins
 from fewbits.workflow.profiles import open_profile
@@ -87,6 +89,7 @@ def quantize(
     preprocess: Preprocess | None = None,
     batch_size: int | None = None,
     run_options: RunOptions | None = None,
+    memory: int | str | None = None,
     progress: Watcher | None = None,
 ) -> QuantizeResult:
     """Quantize a model, score it, and write the artifact.
@@ -114,6 +117,8 @@ def quantize(
         preprocess: how images become inputs.
         batch_size: samples per call; None chooses one by the size of the tensors.
         run_options: provider and threads.
+        memory: that the process may take, "4GB" or bytes: refused where less does not suffice, held by doing less at
+            once elsewhere, with the same results. None sets no limit.
         progress: told of each stage.
 
     Raises:
@@ -123,13 +128,14 @@ def quantize(
     wanted = open_profile(precision, profile)
     check_ranges(ranges, weight_ranges)
     named = check_metric(metric, higher_is_better)
-    stages = Stages(progress)
+    stages, ceiling = Stages(progress), Ceiling.of(memory)
     with staged(output) as folder:
         with stages.stage("prepare"):
             subject = open_subject(
                 model, data=data, target=target, dims=dims, simplify=simplify, preprocess=preprocess,
                 batch_size=batch_size, run_options=run_options,
             )  # fmt: skip
+            subject = hold(subject, ceiling, Load(samples))
             scoring = open_scoring(
                 subject, samples=samples, eval_data=eval_data, metric=named, eval_samples=eval_samples,
                 preprocess=preprocess,

@@ -1,15 +1,17 @@
 """What every verb that scores several models begins with: the float model scored and judged by, and calibrated."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from fewbits.analysis.evaluate import Evaluation
 from fewbits.analysis.scores import Metric
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
+from fewbits.runtime.memory import Ceiling
 from fewbits.runtime.parallel import Workers
 from fewbits.runtime.store import Store
 from fewbits.workflow.calibrate import Calibration, calibrate_subject
+from fewbits.workflow.ceiling import Load, hold
 from fewbits.workflow.content_keys import model_key
 from fewbits.workflow.goal import Goal, open_goal
 from fewbits.workflow.score_memory import ScoreMemory
@@ -34,19 +36,31 @@ class Opened:
     scoring: Scoring
 
     @classmethod
-    def of(cls, options: Options, metric: Metric | None, stages: Stages) -> "Opened":
+    def of(
+        cls,
+        options: Options,
+        metric: Metric | None,
+        stages: Stages,
+        *,
+        later: Collection[str] = (),
+        train_batch: int = 0,
+    ) -> "Opened":
         """Open what the options of a verb name.
 
         Args:
             options: by name.
             metric: from `check_metric`.
             stages: told of the stage.
+            later: what follows calibration and takes memory of its own, see `ceiling.hold`.
+            train_batch: samples of one step of training.
 
         Raises:
-            FewbitsError: the model, the data or an option cannot be used.
+            FewbitsError: the model, the data or an option cannot be used, or the memory does not suffice.
         """
+        ceiling = Ceiling.of(options.get("memory"))
         with stages.stage("prepare"):
             subject = open_subject(options["model"], **{name: options[name] for name in _SUBJECT})
+            subject = hold(subject, ceiling, Load(options["samples"], later, options.get("workers"), train_batch))
             scoring = open_scoring(
                 subject, samples=options["samples"], eval_data=options["eval_data"], metric=metric,
                 eval_samples=options["eval_samples"], preprocess=options["preprocess"],

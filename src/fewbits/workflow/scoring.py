@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewbits.analysis.evaluate import Evaluation, evaluate, require_labels
+from fewbits.analysis.score_cache import DEFAULT_CEILING_BYTES
 from fewbits.analysis.scores import CachedPredict, Metric, Predict, default_metric, parse_metric
 from fewbits.runtime.data import Dataset, Preprocess, open_data
 from fewbits.runtime.data.open import DataLike
@@ -94,5 +95,6 @@ def open_scoring(
     limit = eval_samples
     if eval_data is None and limit is None:
         limit = samples
-    reference = CachedPredict(subject.reference)
+    kept = DEFAULT_CEILING_BYTES if subject.ceiling is None else subject.ceiling.kept_bytes
+    reference = CachedPredict(subject.reference, min(kept, DEFAULT_CEILING_BYTES))
     return Scoring(chosen, data, limit, batch_size_for(subject), reference, eval_data is None)

@@ -56,7 +56,7 @@ def one_pass(
     Raises:
         MissingExtraError: torch is not installed.
         ModelError: the graph has an operator that the torch executor lacks.
-        SpecError: no output, or an unknown one, is left to judge by.
+        SpecError: no output, or an unknown one, is left to judge by; or one sample does not fit into the memory left.
     """
     need_torch()
     from fewbits.analysis.torch_deltas import Candidate
@@ -66,12 +66,12 @@ def one_pass(
     groups, (varied, total) = find_groups(graph, calibration.target), _varied(calibration, samples, outputs)
     probes = probes or min(max(PROBES[0], math.ceil(PROJECTIONS / total)), PROBES[1])
     candidates = [Candidate(str(q.profile), q.plan, q.encodings, q.encoded.biases) for q in made]
-    module = module_of(calibration.model, device)
+    module, ceiling = module_of(calibration.model, device), calibration.subject.ceiling
 
     def start() -> "OnePass":
         return OnePass(
             graph, module, groups, candidates, outputs=varied, samples=total, probes=probes, seed=seed,
-            with_noise=with_noise,
+            with_noise=with_noise, left=None if ceiling is None else lambda: ceiling.left_bytes,
         )  # fmt: skip
 
     with threads(calibration.subject.options.threads):

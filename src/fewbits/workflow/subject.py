@@ -10,6 +10,7 @@ import onnx_ir as ir
 from fewbits.runtime.data import Dataset, Preprocess, open_data
 from fewbits.runtime.data.open import DataLike
 from fewbits.runtime.data.types import Array
+from fewbits.runtime.memory import Ceiling
 from fewbits.runtime.session import Runner, RunOptions
 from fewbits.spec.target import DEFAULT_TARGET, Target, load_target
 from fewbits.workflow.sessions import open_graph
@@ -29,6 +30,7 @@ class Subject:
             that one other weights.
         options: how models run.
         batch_size: samples per call; None where the caller leaves it to fewbits.
+        ceiling: memory that the process may take; None sets no limit. See `ceiling.hold`.
     """
 
     source: Source
@@ -38,6 +40,7 @@ class Subject:
     reference: Runner
     options: RunOptions
     batch_size: int | None = None
+    ceiling: Ceiling | None = None
 
     @property
     def model(self) -> ir.Model:

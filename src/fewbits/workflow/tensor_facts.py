@@ -1,8 +1,7 @@
 """Tensor facts: run the float model and the full simulation side by side over a few samples, tensor by tensor."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy.typing as npt
@@ -11,7 +10,6 @@ from threadpoolctl import threadpool_limits
 
 from fewbits.analysis.channel_axes import channel_axes
 from fewbits.analysis.tensors import TensorFact, TensorFacts, TensorWatch, activation_fact, stored_fact
-from fewbits.graph.naming import unique_name, value_names
 from fewbits.graph.topology import channel_axis, is_float32, op_rule
 from fewbits.quantization.biases import constant_values
 from fewbits.quantization.groups import find_groups
@@ -23,9 +21,11 @@ from fewbits.spec.optable import Kind
 from fewbits.spec.plan import Grid, Role
 from fewbits.workflow.calibrate import MOST_WATCHED_BYTES, Calibration, choose_batch_size
 from fewbits.workflow.quantized import Quantized
-from fewbits.workflow.sessions import open_graph, with_outputs
+from fewbits.workflow.sessions import measured_bytes, open_graph, with_outputs
 
 SAMPLES = 64
+_SESSIONS = 4  # what calibration ran in one session runs in two here, with every QuantizeLinear as a node
+_COPIES = 10  # of what is looked at: of two models, in onnxruntime and out of it, and what is computed from it
 
 
 def tensor_facts(
@@ -150,6 +150,7 @@ class _Look:
                 owed += batch.size / len(parts)
                 told.advance(int(owed))
                 owed -= int(owed)
+            del reference, simulation  # or their memory stays while the next two take theirs
         return count
 
     def _batches(self) -> Iterator[Batch]:
@@ -157,6 +158,7 @@ class _Look:
 
     def _open(self, part: Sequence[str], simulated: Sequence[str]) -> tuple[Runner, Runner]:
         options = self.calibration.subject.options
+        options = replace(options, at_once=-(-options.at_once // _SESSIONS))  # 0 stays: no limit
         reference = open_graph(with_outputs(self.calibration.model, tuple(part)), options)
         simulation = with_outputs(self.quantized.model, tuple(dict.fromkeys(simulated)))
         return reference, open_graph(simulation, options, SessionPolicy.EXACT)
@@ -167,31 +169,20 @@ class _Look:
         return {**batch.feeds, **runner.run(computed, batch.feeds)}
 
     def _parts(self, names: list[str]) -> list[list[str]]:
-        """Split the tensors so that those of one batch take at most 64 MB, by their shapes in the first batch."""
+        """Split the tensors so that those of one batch take at most 64 MB, by their shapes in the first batch.
+
+        Below a ceiling of memory they are fewer: both models hand theirs out, in pieces that are put together.
+        """
         parts: list[list[str]] = []
-        sizes = self._sizes(names)
+        first, subject = next(self._batches()), self.calibration.subject
+        left = None if subject.ceiling is None else subject.ceiling.left_bytes
+        most = MOST_WATCHED_BYTES if left is None else min(MOST_WATCHED_BYTES, left // _COPIES)
+        sizes = measured_bytes(subject.model, names, first.feeds, subject.options)
         total = 0
         for name in names:
             total += sizes.get(name, 0)
-            if not parts or total > MOST_WATCHED_BYTES:
+            if not parts or total > most:
                 parts.append([])
                 total = sizes.get(name, 0)
             parts[-1].append(name)
         return parts
-
-    def _sizes(self, names: Sequence[str]) -> dict[str, int]:
-        """Return the bytes of each tensor in the first batch; only shapes leave the session."""
-        copy = self.calibration.model.clone()
-        taken = value_names(copy)
-        values = {str(v.name): v for node in copy.graph for v in node.outputs}
-        shapes = {}
-        for name in (name for name in names if name in values):
-            node = ir.Node("", "Shape", [values[name]], num_outputs=1)
-            node.outputs[0].name = shapes[name] = unique_name(f"{name}_shape", taken)
-            node.outputs[0].type = ir.TensorType(ir.DataType.INT64)
-            copy.graph.append(node)
-            copy.graph.outputs.append(node.outputs[0])
-        first = next(self._batches())
-        found = open_graph(copy, self.calibration.subject.options).run(list(shapes.values()), first.feeds)
-        sizes = {name: first.feeds[name].nbytes for name in names if name in first.feeds}
-        return sizes | {name: 4 * math.prod(found[shape].tolist()) for name, shape in shapes.items()}

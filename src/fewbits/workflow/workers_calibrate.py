@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from fewbits.quantization.observe import Feeds, Part, RunNamed, Watchlist, observe_part
+from fewbits.quantization.observe import Feeds, Part, Watchlist, observe_part
 from fewbits.runtime.parallel import Workers
-from fewbits.runtime.session import RunOptions
+from fewbits.runtime.session import Runner, RunOptions
 from fewbits.workflow.sessions import open_graph
 from fewbits.workflow.workers_sent import SentModel, on_threads
 
@@ -39,7 +39,7 @@ def observed_parts(
     early: dict[int, Part] = {}
     due = 0
     with workers.team(
-        lambda: _Observer(_runner(model, options), watch), lambda: _recipe(model, options, watch)
+        lambda: _Observer(open_graph(model, options), watch), lambda: _recipe(model, options, watch)
     ) as team:
         for index, part in team.map(_observe, _jobs(batches)):
             early[index] = part
@@ -63,7 +63,7 @@ def _jobs(batches: Iterable[tuple[Feeds, int]]) -> Iterator[tuple[int, _Batches]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Observer:
-    run: RunNamed
+    runner: Runner
     watch: Watchlist
 
 
@@ -74,17 +74,13 @@ class _ObserverRecipe:
     options: RunOptions
 
     def open(self, threads: int) -> _Observer:
-        return _Observer(self.model.open(on_threads(self.options, threads)).run, self.watch)
+        return _Observer(self.model.open(on_threads(self.options, threads)), self.watch)
 
 
 def _recipe(model: ir.Model, options: RunOptions, watch: Watchlist) -> _ObserverRecipe:
     return _ObserverRecipe(SentModel(model), watch, options)
 
 
-def _runner(model: ir.Model, options: RunOptions) -> RunNamed:
-    return open_graph(model, options).run
-
-
 def _observe(observer: _Observer, job: tuple[int, _Batches]) -> Part:
     first, batches = job
-    return observe_part(observer.run, observer.watch, batches, first)
+    return observe_part(observer.runner.run, observer.watch, batches, first, observer.runner.split)

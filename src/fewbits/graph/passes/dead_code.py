@@ -12,7 +12,10 @@ NAME = "dead-code"
 def run(model: ir.Model) -> PassResult:
     """Remove what does not reach an output; the inputs and outputs of the model stay."""
     before = _parts(model)
+    names = {value: value.name for node in all_nodes(model) for value in node.outputs}
     RemoveUnusedNodesPass()(model)
+    for value in (value for node in all_nodes(model) for value in node.outputs):
+        value.name = value.name or names[value]  # ONNX Runtime loads no LayerNormalization without its second of three
     after = set(_parts(model))
     return PassResult(tuple(f"removed {part}" for part in before if part not in after))
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import onnx
 import onnx_ir as ir
 
+from fewbits.errors import ModelError
 from fewbits.graph.bridge import rewrite, without_weights
 from fewbits.graph.naming import name_nodes, name_subgraph_values
 from fewbits.graph.passes.base import PassResult, Skipped
@@ -28,12 +29,14 @@ _SKIPPED_PATTERNS = [
 def run(model: ir.Model, check: Callable[[bytes], None] | None = None) -> PassResult:
     """Let onnxslim rewrite the graph; keep the result only if the ONNX checker, and `check`, accept it.
 
+    It reads [batch, 4] + [3, 4] as batch = 3, which a batch of 1 is not, and fixes the inputs: that is not kept.
     Above 1.5 GB of weights the large ones do not pass through onnxslim: what it does to shapes still applies, what it
     would do to those weights does not.
     """
     fits = weights_bytes(model) <= EXTERNAL_BYTES
     try:
         result = rewrite(model, _slim, limit_bytes=2**62 if fits else _LARGE_WEIGHT_BYTES)
+        _require_open(model, result)
         name_nodes(result)
         name_subgraph_values(result)
         before, after = _structure(model), _structure(result)
@@ -59,6 +62,13 @@ def _slim(proto: onnx.ModelProto) -> onnx.ModelProto:
     result = onnxslim.slim(proto, skip_fusion_patterns=_SKIPPED_PATTERNS)
     assert isinstance(result, onnx.ModelProto)
     return result
+
+
+def _require_open(before: ir.Model, after: ir.Model) -> None:
+    for old, new in zip(before.graph.inputs, after.graph.inputs, strict=True):
+        for was, size in zip(old.shape or (), new.shape or (), strict=False):
+            if isinstance(size, int) and not isinstance(was, int):
+                raise ModelError(f"it fixes the open dimension {was.value!r} of input {old.name!r} at {size}")
 
 
 def _structure(model: ir.Model) -> list[tuple[object, ...]]:

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from fewbits.graph.naming import all_nodes, unique_name, value_names
+from fewbits.graph.opset import QDQ_OPSET
 from fewbits.graph.passes.base import PassResult, Skipped, is_onnx
 from fewbits.graph.topology import data_values
 
@@ -190,6 +191,7 @@ class _Widener:
         cast = ir.Node("", "Cast", [value], [to], num_outputs=1, name=unique_name(f"{name}_cast", self.taken))
         out = cast.outputs[0]
         out.name, out.type, out.shape = name, ir.TensorType(kind), value.shape
+        self.model.opset_imports.setdefault("", QDQ_OPSET)  # absent where all operators are of other domains
         return cast
 
 

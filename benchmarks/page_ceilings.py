@@ -1,0 +1,22 @@
+"""The section of docs/results.md on ceilings of memory."""
+
+from page import load, table
+
+
+def ceilings() -> str:
+    """Return the peak of verbs without a ceiling and below one."""
+    results, when = load("ceilings")
+    text = (
+        "## Memory ceilings\n\nPeak resident memory of a verb in a process of its own, without and with `--memory` (`benchmarks/ceilings.py`). The ceiling lies halfway between what "
+        "the verb says it needs at least and what it takes without one; where it says more than it takes, the ceiling is what it says, and does not bite. Equal: the same bytes in "
+        "models and encodings, the same figures of sensitivity; elsewhere how far these are apart, at most. The machine did other work, so seconds are upper figures.\n\n"
+    )
+    rows: list[tuple[object, ...]] = [
+        (
+            row["network"], row["verb"], f"{row['free_mb']:.0f}", f"{row['told_mb']:.0f}", f"{row['ceiling_mb']:.0f}", f"{row['held_mb']:.0f}",
+            "yes" if row["is_equal"] else f"{row['apart']:.0e}", f"{row['free_s']:.0f}", f"{row['held_s']:.0f}",
+        )
+        for row in results["rows"]
+    ]  # fmt: skip
+    header = ("network", "verb", "free MB", "told MB", "ceiling MB", "peak MB", "equal", "free s", "held s")
+    return text + table(header, rows) + "\n" + when
