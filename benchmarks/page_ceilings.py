@@ -9,7 +9,7 @@ def ceilings() -> str:
     text = (
         "## Memory ceilings\n\nPeak resident memory of a verb in a process of its own, without and with `--memory` (`benchmarks/ceilings.py`). The ceiling lies halfway between what "
         "the verb says it needs at least and what it takes without one; where it says more than it takes, the ceiling is what it says, and does not bite. Equal: the same bytes in "
-        "models and encodings, the same figures of sensitivity; elsewhere how far these are apart, at most. The machine did other work, so seconds are upper figures.\n\n"
+        "models and encodings, the same figures of sensitivity; elsewhere how far these are apart, at most. What is told rests on constants that were fitted on these networks, among others, so the table is no test on unseen ones. The machine did other work, so seconds are upper figures.\n\n"
     )
     rows: list[tuple[object, ...]] = [
         (

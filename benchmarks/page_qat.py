@@ -23,6 +23,9 @@ def trained() -> str:
         "## Training without labels\n\n`fewbits qat` (gptq, then training) from the float model; the scores are those of the "
         "files. Seconds with one thread while other processes ran beside it, calibration of the result included.\n\n"
     )
+    elsewhere = {name: row["cpu"] for name, row in results.items() if row.get("cpu", "") not in when}
+    if elsewhere:
+        when += f"\nMeasured on {', '.join(sorted(set(elsewhere.values())))}: {', '.join(elsewhere)}.\n"
     step = _step("qat_speed", "one thread") + "\n" + _step("qat_speed_2", "two threads")
     return text + table(header, rows) + "\n" + when + "\n" + step + "\n" + labels() + "\n" + parity()
 

@@ -33,7 +33,7 @@ CASES = {
     "resnet20 w4a8": Case(RESNET20, "w4a8", 81.0, 1000, 1000),
     "resnet20 w4a4": Case(RESNET20, "w4a4", 79.0, 1000, 1500),
     "resnet20 w3a8": Case(RESNET20, "w3a8", 80.3, 1000, 1500),
-    "imdn w8a8": Case(NETWORKS["imdn"], "w8a8", 36.9, 5, 800),
+    "imdn w8a8": Case(NETWORKS["imdn"], "w8a8", 36.9, 5, 3000),
     "mobilenetv1 w4a8": Case(NETWORKS["mobilenetv1"], "w4a8", 74.25, 400, 300),
 }
 
@@ -47,7 +47,8 @@ def main() -> None:
     path = args.results / "qat.json"
     results: dict[str, Any] = json.loads(path.read_text())["results"] if args.add and path.exists() else {}
     for name in args.case:
-        results[name] = {**run(CASES[name], args.threads), "measured": found["date"], "commit": found["commit"]}
+        results[name] = {**run(CASES[name], args.threads), "measured": found["date"], "commit": found["commit"],
+                         "cpu": found["cpu"]}  # fmt: skip
         show(name, CASES[name], results[name])
         record.save("qat", args, found, results)
 

@@ -21,7 +21,7 @@ from networks import RESNET20
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "qat"))
 from digits_data import CALIB, EVAL, PROFILE, Loader, trained_net, training_images
-from train_w4a4 import fit
+from train_w4a4 import EPOCHS, fit
 
 TARGET = "qnn-htp-v73"
 BATCHES = 10  # of the calibration data, that statistics are taken from
@@ -31,7 +31,7 @@ def main() -> None:
     parser = record.parser(__doc__ or "")
     parser.add_argument("--case", nargs="*", choices=list(CASES), default=list(CASES))
     parser.add_argument("--add", action="store_true", help="keep rows that are recorded and not measured again")
-    parser.add_argument("--epochs", type=int, default=80, help="of the digits example")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of the digits example")
     parser.add_argument("--steps", type=int, default=200, help="of ResNet-20, without labels")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -10,6 +10,7 @@ from that folder, and the state loaded into a new module must have the same bits
 
 import io
 import itertools
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -25,19 +26,17 @@ import fewbits
 import record
 from executor import run
 from fewbits.artifact import names
-from fewbits.graph.load import load_model
-from fewbits.graph.save import to_bytes
-from fewbits.numerics.metrics import SqnrAccumulator
 from fewbits.runtime.session import RunOptions, SessionPolicy, open_session
-from fewbits.runtime.torch_graph import Step, TorchGraph, feeds_to_torch
-from fewbits.spec.plan import Plan
+from fewbits.runtime.torch_graph import TorchGraph
 from fewbits.training.torch_distill import Distillation
 from fewbits.training.torch_samples import Samples
 from fewbits.training.torch_trainable import Trainable
 from fewbits.workflow.qat import trainable
-from fewbits.workflow.sessions import with_outputs
 from fewbits.workflow.source import open_source
 from networks import NETWORKS, RESNET20, Network, Predict
+
+sys.path.insert(0, str(record.HERE.parent / "tests" / "workflow"))
+from qat_parity_cases import Fed, fed_by_onnxruntime
 
 TARGET = "qnn-htp-v73"
 LIMIT = 0.999
@@ -105,7 +104,7 @@ def compare(case: Case, steps: int, options: RunOptions) -> dict[str, Any]:
         module.export(folder, metric=lambda _: 0.0, higher_is_better=True)
         feeds = list(itertools.islice(singles(case.network), case.compared))
         stored = (folder / names.ARTIFACT).read_bytes()
-        nodes = by_node(module, stored, feeds, options)
+        nodes = told(fed_by_onnxruntime(module, stored, feeds, options))
         exact = open_session(stored, policy=SessionPolicy.EXACT, options=options)
         scores = scored(case.network, module, exact)
         kept = what_is_kept(module, case, given, folder, feeds)
@@ -138,79 +137,21 @@ def train(module: Trainable, case: Case, steps: int) -> list[float]:
     return losses
 
 
-@dataclass
-class Fed:
-    """A hook that hands every node onnxruntime's own values, and counts how far the node's outputs are from them.
-
-    Attributes:
-        module: what is compared.
-        theirs: tensor -> what onnxruntime computed.
-        counts: tensor with a grid -> elements that are equal, within one step, and all.
-        halves: tensor of an fp16 node -> its SQNR so far.
-        rounded: of the values of onnxruntime in `halves`, those that are float16 numbers, and all.
-    """
-
-    module: Trainable
-    theirs: dict[str, torch.Tensor] = field(default_factory=dict)
-    counts: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
-    halves: dict[str, SqnrAccumulator] = field(default_factory=dict)
-    rounded: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(2, np.int64))
-
-    def read(self, step: Step, position: int, value: torch.Tensor) -> torch.Tensor:
-        """Hand on what the module reads."""
-        return self.module.read(step, position, value)
-
-    def wrote(self, step: Step, inputs: Any, outputs: Any) -> Any:
-        """Compare what the module writes, and hand on what onnxruntime wrote."""
-        found = list(self.module.wrote(step, inputs, outputs))
-        for i, name in enumerate(step.writes[: len(found)]):
-            if name in self.theirs and found[i] is not None:
-                self.count(name, found[i], self.theirs[name])
-                found[i] = self.theirs[name]
-        return tuple(found)
-
-    def count(self, name: str, mine: torch.Tensor, theirs: torch.Tensor) -> None:
-        """Add the elements of one tensor."""
-        key = self.module.plan.outputs.get(name)
-        if key is None:
-            self.halves.setdefault(name, SqnrAccumulator()).update(theirs.numpy(), mine.numpy())
-            self.rounded += [int((theirs.half().float() == theirs).sum()), theirs.numel()]
-            return
-        off = (mine.double() - theirs.double()).abs() / self.module.quantizer(key).encoding().scale.item()
-        both = [int((off < 1e-3).sum()), int((off < 1.001).sum()), theirs.numel()]
-        self.counts[name] = self.counts.get(name, np.zeros(3, np.int64)) + both
-
-
-def by_node(module: Trainable, stored: bytes, feeds: list[Arrays], options: RunOptions) -> dict[str, Any]:
-    """Return the shares of elements that are equal, and within one step, over all tensors and in the worst."""
-    model = load_model(stored)
-    where = handed_on(module, model)
-    wide = with_outputs(model, tuple(where.values()))
-    runner = open_session(to_bytes(wide), policy=SessionPolicy.EXACT, options=options)
-    fed = Fed(module)
-    for one in feeds:
-        values = runner(one)
-        fed.theirs = {name: torch.from_numpy(np.array(values[out], np.float32)) for name, out in where.items()}
-        with torch.no_grad():
-            module.graph(feeds_to_torch(one), fed)
-    return told(fed)
-
-
 def told(fed: Fed) -> dict[str, Any]:
     """Return the figures of all tensors and of the worst."""
-    counts, total = fed.counts, np.sum(list(fed.counts.values()), axis=0)
+    counts, total, halves = fed.counts, np.sum(list(fed.counts.values()), axis=0), fed.halves
     worst = min(counts, key=lambda name: (counts[name][1] / counts[name][2], counts[name][0] / counts[name][2]))
     found: dict[str, Any] = {
-        "tensors": len(counts), "elements": int(total[2]), "equal": float(total[0] / total[2]),
+        "tensors": len(counts), "elements": int(total[2]), "equal": fed.equal(),
         "within_1": float(total[1] / total[2]), "worst": worst, "worst_op": written_by(fed.module, worst),
         "worst_within_1": float(counts[worst][1] / counts[worst][2]),
         "worst_equal": float(counts[worst][0] / counts[worst][2]),
     }  # fmt: skip
-    if fed.halves:
-        least = min(fed.halves, key=lambda name: fed.halves[name].db)
+    if halves:
+        least = min(halves, key=lambda name: halves[name])
         found["fp16"] = {
-            "tensors": len(fed.halves), "worst": least, "worst_op": written_by(fed.module, least),
-            "worst_db": fed.halves[least].db, "ort_rounds": float(fed.rounded[0] / fed.rounded[1]),
+            "tensors": len(halves), "worst": least, "worst_op": written_by(fed.module, least),
+            "worst_db": halves[least], "ort_rounds": float(fed.rounded[0] / fed.rounded[1]),
         }  # fmt: skip
     return found
 
@@ -218,29 +159,6 @@ def told(fed: Fed) -> dict[str, Any]:
 def written_by(module: Trainable, name: str) -> str:
     """Return the operator that writes a tensor."""
     return next(step.call.op for step in module.graph.steps if name in step.writes)
-
-
-def handed_on(module: Trainable, model: Any) -> dict[str, str]:
-    """Return what onnxruntime can be asked for: tensor of the float graph -> name of it in the exported one.
-
-    Only what has a grid, or is float16: what stays in float32 is computed on both sides from what is handed on.
-    """
-    plan: Plan = module.plan
-    there = {str(value.name) for node in model.graph for value in node.outputs}
-    ends = {str(value.name) for value in model.graph.outputs}
-    halves = {name for name, node in plan.nodes.items() if str(node.precision) == "fp16"}
-    found = {}
-    for step in module.graph.steps:
-        for name in step.writes:
-            key = plan.outputs.get(name)
-            if key is None and step.name not in halves:
-                continue
-            also = [f"{name}_fp16"] if key is None else [f"{key}_clipped_dq", f"{key}_dq"]
-            wanted = [name] if name in ends or key is None else []
-            chosen = next((one for one in (*wanted, *also) if one in there), None)
-            if chosen is not None:
-                found[name] = chosen
-    return found
 
 
 def scored(network: Network, module: Trainable, exact: Predict) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import fewbits
 from fewbits.errors import MissingExtraError, RefusedError
 
-EPOCHS = 80
+EPOCHS = 200
 RATE = 0.01
 AVERAGE = 0.99  # of the average so far, in every step
 EMULATED = 40  # images; the emulator computes some tens a second

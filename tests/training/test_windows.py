@@ -55,7 +55,7 @@ def test_inputs_that_share_an_axis_are_cut_at_the_same_place() -> None:
 
 
 def test_large_windows_are_fewer_per_step() -> None:
-    assert Windows(AXES, {"h": 64, "w": 64}).per_step(32) == 8
+    assert Windows(AXES, {"h": 64, "w": 64}).per_step(32) == 4
     assert Windows(AXES, {"h": 512, "w": 512}).per_step(32) == 1
     assert Windows({"x": (None, "s")}, {"s": 128}).per_step(32) == 32
 

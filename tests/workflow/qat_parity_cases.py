@@ -1,20 +1,25 @@
 """What a trained module computes node by node, each fed what onnxruntime has upstream in the exported file."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from fewbits.graph.load import load_model
 from fewbits.graph.save import to_bytes
-from fewbits.numerics.metrics import sqnr_db
+from fewbits.numerics.metrics import SqnrAccumulator
 from fewbits.runtime.session import RunOptions, SessionPolicy, open_session
 from fewbits.spec.precision import FP16
 from fewbits.workflow.sessions import with_outputs
 
 torch = pytest.importorskip("torch")
 
+from fewbits.runtime.torch_graph import feeds_to_torch  # noqa: E402
+
+Counts = npt.NDArray[np.int64]
 ONE = RunOptions(threads=1)
 
 
@@ -38,17 +43,22 @@ def distill(module, teacher, feeds, steps: int, *, weight_lr=1e-3, scale_lr=2e-3
 
 @dataclass
 class Fed:
-    """A hook that hands every node onnxruntime's own values, and notes how far the node's outputs are from them.
+    """A hook that hands every node onnxruntime's own values, and counts how far the node's outputs are from them.
 
     Attributes:
-        off: tensor with a grid -> distance of every element in steps of the grid.
-        halves: tensor of an fp16 node -> SQNR; onnxruntime computes those in float32 and rounds nothing to float16.
+        module: what is compared.
+        theirs: tensor -> what onnxruntime computed.
+        counts: tensor with a grid -> elements that are equal, that are within one step of the grid, and all.
+        errors: tensor of an fp16 node -> its error so far; onnxruntime computes those in float32 and rounds nothing to
+            float16.
+        rounded: of the values of onnxruntime in `errors`, those that are float16 numbers, and all.
     """
 
     module: Any
-    theirs: dict[str, Any]
-    off: dict[str, np.ndarray] = field(default_factory=dict)
-    halves: dict[str, float] = field(default_factory=dict)
+    theirs: dict[str, torch.Tensor] = field(default_factory=dict)
+    counts: dict[str, Counts] = field(default_factory=dict)
+    errors: dict[str, SqnrAccumulator] = field(default_factory=dict)
+    rounded: Counts = field(default_factory=lambda: np.zeros(2, np.int64))
 
     def read(self, step, position, value):
         return self.module.read(step, position, value)
@@ -56,40 +66,56 @@ class Fed:
     def wrote(self, step, inputs, outputs):
         found = list(self.module.wrote(step, inputs, outputs))
         for i, name in enumerate(step.writes[: len(found)]):
-            if name in self.theirs:
-                theirs = self.theirs[name]
-                key = self.module.plan.outputs.get(name)
-                if key is None:
-                    self.halves[name] = sqnr_db(theirs, found[i].numpy())
-                else:
-                    unit = self.module.quantizer(key).encoding().scale.item()
-                    self.off[name] = np.abs(found[i].numpy() - theirs.astype(np.float64)) / unit
-                found[i] = torch.from_numpy(theirs)
+            if name in self.theirs and found[i] is not None:
+                self._count(name, found[i], self.theirs[name])
+                found[i] = self.theirs[name]
         return tuple(found)
+
+    def _count(self, name: str, mine: torch.Tensor, theirs: torch.Tensor) -> None:
+        key = self.module.plan.outputs.get(name)
+        if key is None:
+            self.errors.setdefault(name, SqnrAccumulator()).update(theirs.numpy(), mine.numpy())
+            self.rounded += [int((theirs.half().float() == theirs).sum()), theirs.numel()]
+            return
+        off = (mine.double() - theirs.double()).abs() / self.module.quantizer(key).encoding().scale.item()
+        both = [int((off < 1e-3).sum()), int((off < 1.001).sum()), theirs.numel()]
+        self.counts[name] = self.counts.get(name, np.zeros(3, np.int64)) + both
+
+    @property
+    def halves(self) -> dict[str, float]:
+        """Tensor of an fp16 node -> SQNR in dB."""
+        return {name: error.db for name, error in self.errors.items()}
 
     def within_1(self) -> dict[str, float]:
         """Return tensor -> share of the elements that are at most one step off."""
-        return {name: float((off < 1.001).mean()) for name, off in self.off.items()}
+        return {name: float(found[1] / found[2]) for name, found in self.counts.items()}
 
     def equal(self) -> float:
         """Return the share of elements that are equal, over all tensors."""
-        return float(np.mean(np.concatenate([off.ravel() for off in self.off.values()]) < 1e-3))
+        total = np.sum(list(self.counts.values()), axis=0)
+        return float(total[0] / total[2])
 
 
-def fed_by_onnxruntime(module, stored: bytes, feeds: dict[str, np.ndarray]) -> Fed:
-    """Run the exported file, and every node of the module on what the file's own nodes read."""
+def fed_by_onnxruntime(module, stored: bytes, feeds: Iterable[dict[str, np.ndarray]], options=ONE) -> Fed:
+    """Run the exported file, and every node of the module on what the file's own nodes read, batch after batch."""
     model = load_model(stored)
     where = handed_on(module, model)
-    runner = open_session(to_bytes(with_outputs(model, tuple(where.values()))), policy=SessionPolicy.EXACT, options=ONE)
-    values = runner(feeds)
-    fed = Fed(module, {name: np.array(values[out], np.float32) for name, out in where.items()})
-    with torch.no_grad():
-        module.graph({name: torch.from_numpy(value) for name, value in feeds.items()}, fed)
+    wide = with_outputs(model, tuple(where.values()))
+    runner = open_session(to_bytes(wide), policy=SessionPolicy.EXACT, options=options)
+    fed = Fed(module)
+    for one in feeds:
+        values = runner(one)
+        fed.theirs = {name: torch.from_numpy(np.array(values[out], np.float32)) for name, out in where.items()}
+        with torch.no_grad():
+            module.graph(feeds_to_torch(one), fed)
     return fed
 
 
 def handed_on(module, model) -> dict[str, str]:
-    """Return tensor -> its name in the exported file, of every tensor that has a grid or is float16."""
+    """Return tensor -> its name in the exported file, of every tensor that has a grid or is float16.
+
+    What stays in float32 is computed on both sides from what is handed on.
+    """
     there = {str(value.name) for node in model.graph for value in node.outputs}
     ends = {str(value.name) for value in model.graph.outputs}
     halves = {name for name, node in module.plan.nodes.items() if node.precision == FP16}

@@ -202,13 +202,14 @@ def small(request, tmp_path_factory) -> Exported:
 
 
 def assert_every_node_is_onnxruntimes(run: Exported) -> None:
-    fed = fed_by_onnxruntime(run.module, run.stored, run.case.feeds())
+    fed = fed_by_onnxruntime(run.module, run.stored, [run.case.feeds()])
     shares = fed.within_1()
     assert set(shares) >= set(run.module.plan.outputs)
     assert bool(fed.halves) is ("fp16" in run.case.profile.values())
     assert min(shares.values()) >= 0.999, min(shares.items(), key=lambda item: item[1])
     assert all(found > HALF_DB for found in fed.halves.values()), fed.halves
-    assert fed.equal() >= 0.999
+    # an fp16 node is rounded to float16 here and not there: more values fall to the other side of a tie behind it
+    assert fed.equal() >= (0.99 if fed.halves else 0.999)
 
 
 def test_every_node_computes_what_the_exported_file_does(small):
@@ -227,7 +228,7 @@ def test_nodes_that_run_in_one_step_give_the_same_bits_as_one_by_one(small):
     feeds = small.case.feeds()
     with torch.no_grad():
         given = {name: torch.from_numpy(value) for name, value in feeds.items()}
-        one_by_one = small.module.graph(given, Fed(small.module, {}))
+        one_by_one = small.module.graph(given, Fed(small.module))
     assert_same_bits({name: value.numpy() for name, value in one_by_one.items()}, outputs(small.module, feeds))
 
 
@@ -273,7 +274,7 @@ def test_the_score_is_that_of_the_exported_file(small):
     mine = outputs(small.module, {"image": images})["logits"]
     right = [int((logits.argmax(1) == labels).sum()) for logits in (mine, exact)]
     assert right[0] > 0.8 * len(labels)
-    assert abs(right[0] - right[1]) <= 2
+    assert abs(right[0] - right[1]) <= (0.005 * len(labels) if "fp16" in small.case.profile.values() else 2)
 
 
 @pytest.mark.assets

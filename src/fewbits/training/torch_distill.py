@@ -90,6 +90,10 @@ class Distillation:
         """Return the mean loss on the held-out samples, in evaluation mode."""
         return sum(w * part for w, part in zip(self.weights, self._held_out_parts(samples), strict=True))
 
+    def output_error(self, samples: Samples) -> float:
+        """Return the mean error of outputs on the held-out samples, in evaluation mode."""
+        return self._held_out_parts(samples)[0]
+
     def _held_out_parts(self, samples: Samples) -> tuple[float, float, float]:
         self.student.eval()
         with torch.no_grad():

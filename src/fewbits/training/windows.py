@@ -19,7 +19,7 @@ Sample = Mapping[str, npt.NDArray[np.generic]]
 Axes = Mapping[str, tuple[str | None, ...]]
 _LARGEST = 64 * 64
 """Positions of a window that is chosen automatically, at most."""
-_STEP = 2**15
+_STEP = 2**14
 """Positions that the windows of one step have together, about."""
 _ROUND = (32, 8, 1)  # networks halve their inputs some times
 _SHORT = 0.25  # share of the samples that may be shorter than a window that is chosen automatically

@@ -1,0 +1,195 @@
+"""Channels balanced before training: a network that computes the same, with the least error expected of its grids.
+
+A grid has one step for all channels of a tensor, so that channels of a small range get few codes. With a factor s_c for
+each channel, taken back by the layers that read it, outputs stay, and the expected squared error of the outputs is
+
+    sum over grids of step(s)^2 / 12 sum_c g_c / s_c^2                             rounded activations
+  + sum over layers and their outputs o of step_o(s)^2 / 12 g_o / s_o^2 sum_i K p_i s_i^2     rounded weights
+
+with g the squared gradients of the outputs, p the variances of what layers read, and K the taps of a weight; what
+rounded weights do to means is taken back by biases. The factors that give the least are found by descent on their
+logarithms.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fewbits.improvement.torch_walk import Start
+from fewbits.runtime.torch_graph import Tensors, TorchGraph
+from fewbits.spec.dtypes import PerTensor
+from fewbits.spec.plan import Plan
+from fewbits.training.torch_channels import FIXED, Channels, find_channels
+from fewbits.training.torch_rescale import Values, rescale, sharing
+from fewbits.training.torch_seen import Seen
+
+_ITERATIONS, _RATE = 150, 0.06
+_MOST = 16.0  # factor of a channel
+_WORTH = 0.95  # share of the expected error above which the network stays as it is
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Balanced:
+    """A network in other channel sizes.
+
+    Attributes:
+        start: the same network, with its grids.
+        before, after: error of the outputs that the formula above expects, in units of their power.
+    """
+
+    start: Start
+    before: float
+    after: float
+
+
+def balance(
+    start: Start, batches: Iterable[Tensors], powers: Mapping[str, float | None], *, device: str = "cpu", seed: int = 0
+) -> Balanced | None:
+    """Return the models of `start` with balanced channels; None where little is to be gained.
+
+    Args:
+        start: left as it is.
+        batches: what ranges and gradients are taken from.
+        powers: output of the model -> power that its error is relative to; None where its error does not count.
+        device: where torch computes.
+        seed: of the projections of gradients.
+    """
+    graph, generator = TorchGraph(start.reference).to(device), torch.Generator().manual_seed(seed)
+    seen = Seen()
+    for batch in batches:
+        seen.add(graph, batch, {name: power for name, power in powers.items() if power is not None}, generator)
+    kept = [grid.tensor for grid in start.plan.grids.values() if grid.fixed_range is not None]
+    channels = find_channels(graph, seen.shapes, [*powers, *kept])
+    if channels.count == 1 or not seen.gradient:
+        return None
+    terms: list[_Term] = [*_grid_terms(start.plan, channels, seen), *_weight_terms(graph, start.plan, channels, seen)]
+    if not terms:
+        return None
+    factors, before, after = _least(terms, channels.count)
+    if not after < _WORTH * before:
+        return None
+    values = {name: Values(*(of[name].numpy() for of in (seen.low, seen.high, seen.mean))) for name in channels.classes}
+    return Balanced(rescale(start, channels, values, factors), before, after)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _GridTerm:
+    """A grid of activations.
+
+    Attributes:
+        members: classes of all channels that share it.
+        low, high: their extremes.
+        rounded: classes of the channels that are rounded on it.
+        gradient: squared gradients at these.
+        steps: highest less lowest code.
+        is_symmetric: whether it reaches as far below zero as above.
+    """
+
+    members: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+    rounded: torch.Tensor
+    gradient: torch.Tensor
+    steps: int
+    is_symmetric: bool
+
+    def error(self, factors: torch.Tensor) -> torch.Tensor:
+        s = factors[self.members]
+        low, high = (self.low * s).min(), (self.high * s).max()
+        width = 2 * torch.maximum(-low, high) if self.is_symmetric else high - low
+        return (width / self.steps).square() / 12 * (self.gradient / factors[self.rounded].square()).sum()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _WeightTerm:
+    """The weight of a layer.
+
+    Attributes:
+        tops: largest magnitudes over the taps, [O, I].
+        inputs: classes of what its elements are multiplied by, [O, I].
+        outputs: classes of its outputs, [O].
+        variance: of what its elements are multiplied by, times the taps, [O, I].
+        gradient: squared gradients at its outputs, [O].
+        steps: highest less lowest code.
+        is_per_tensor: whether all outputs share one scale.
+    """
+
+    tops: torch.Tensor
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+    variance: torch.Tensor
+    gradient: torch.Tensor
+    steps: int
+    is_per_tensor: bool
+
+    def error(self, factors: torch.Tensor) -> torch.Tensor:
+        s_in, s_out = factors[self.inputs], factors[self.outputs]
+        tops = (self.tops / s_in).amax(1) * s_out
+        tops = tops.max().expand_as(tops) if self.is_per_tensor else tops
+        power = (self.variance * s_in.square()).sum(1)
+        return ((2 * tops / self.steps).square() / 12 * power * self.gradient / s_out.square()).sum()
+
+
+_Term = _GridTerm | _WeightTerm
+
+
+def _grid_terms(plan: Plan, channels: Channels, seen: Seen) -> list[_GridTerm]:
+    found = []
+    for key, members in sharing(plan).items():
+        grid, names = plan.grids[key], [name for name in members if name in channels.classes]
+        if grid.tensor not in channels.classes:
+            continue
+        classes = torch.cat([torch.from_numpy(channels.classes[name]) for name in names])
+        low, high = (torch.cat([part[name] for name in names]) for part in (seen.low, seen.high))
+        rounded, gradient = torch.from_numpy(channels.classes[grid.tensor]), seen.gradient[grid.tensor]
+        steps = grid.spec.qmax - grid.spec.qmin
+        found.append(_GridTerm(classes, low, high, rounded, gradient, steps, grid.spec.is_symmetric))
+    return found
+
+
+def _weight_terms(graph: TorchGraph, plan: Plan, channels: Channels, seen: Seen) -> list[_WeightTerm]:
+    found = []
+    for layer in channels.layers:
+        key, value = plan.inputs.get((layer.node, 1)), graph.known(layer.weight)
+        if key is None:
+            continue
+        assert value is not None
+        rows = layer.rows(value.detach().double().cpu())
+        spec, inputs = plan.grids[key].spec, torch.from_numpy(channels.classes[layer.source])
+        index = torch.from_numpy(layer.read_by(rows.shape[0], rows.shape[1], len(inputs)))
+        variance = seen.square[layer.source] - seen.mean[layer.source].square()
+        taps = rows.reshape(rows.shape[0], rows.shape[1], -1)
+        found.append(
+            _WeightTerm(
+                taps.abs().amax(2), inputs[index], torch.from_numpy(channels.classes[layer.result]),
+                variance[index] * taps.shape[2], seen.gradient[layer.result], spec.qmax - spec.qmin,
+                isinstance(spec.granularity, PerTensor),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _least(terms: Sequence[_Term], count: int) -> tuple[F64, float, float]:
+    """Return the factor of every class, and the expected error before and after."""
+    logs = torch.zeros(count, dtype=torch.float64, requires_grad=True)
+    free = torch.ones(count, dtype=torch.float64)
+    free[FIXED] = 0
+    optimizer = torch.optim.Adam([logs], lr=_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _ITERATIONS)
+    first, least, best = 0.0, np.inf, np.ones(count)
+    for i in range(_ITERATIONS + 1):
+        factors = (logs * free).clamp(-np.log(_MOST), np.log(_MOST)).exp()
+        error = torch.stack([term.error(factors) for term in terms]).sum()
+        now = error.item()
+        first = first if i else now
+        if now < least:
+            least, best = now, factors.detach().numpy().copy()
+        optimizer.zero_grad()
+        error.log().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    return best, first, least
