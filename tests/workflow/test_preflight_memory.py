@@ -2,6 +2,7 @@
 
 import weakref
 
+import onnx_ir as ir
 import pytest
 
 from fewbits.analysis import sensitivity
@@ -31,6 +32,14 @@ def test_a_shared_tensor_has_a_gradient_for_each_of_its_readers_too(subject):
     assert memory.gradient_bytes(graph, sizes) == sum(sizes.values()) + sum(
         n * sizes[name] for name, n in shared.items()
     )
+
+
+def test_a_text_has_the_size_of_what_it_is_made_from(subject):
+    graph = subject.model.graph
+    last = list(graph)[-1].outputs[0]
+    last.type = ir.TensorType(ir.DataType.STRING)
+    sizes = memory.tensor_bytes(graph, {})
+    assert sizes[last.name] == max(sizes[value.name] for value in list(graph)[-1].inputs if value.name in sizes)
 
 
 def test_litemp_mb_counts_gradients_of_as_many_probes_as_are_held(subject):

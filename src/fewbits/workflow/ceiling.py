@@ -120,7 +120,7 @@ def _told(subject: Subject, sizes: Mapping[str, float], load: Load) -> _Told:
     """Return what a process is expected to take, given the bytes of every tensor of a sample."""
     model, watch = subject.model, watchlist(subject.model.graph, subject.target)
     graph = model.graph
-    passed = sum(sizes[str(value.name)] for value in (*graph.inputs, *graph.outputs))
+    passed = sum(sizes.get(str(value.name), 0.0) for value in (*graph.inputs, *graph.outputs))  # constants have none
     base = resident_mb() or 0.0
     added = figures.step1_mb(model, watch, passed, load.samples)
     each = figures.sample_mb(sum(sizes.get(name, 0.0) for name in watch.names))

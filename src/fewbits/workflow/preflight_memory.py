@@ -29,6 +29,7 @@ _ARENA = 1.5  # onnxruntime's memory for what it hands out, relative to that
 _STREAMS = 8  # the largest tensor: read, made, rounded, in two streams
 _TRAINED = 10  # weights: both models, gradients, two moments, the best and the mean so far
 _GRAPHS = 3  # tensors of a step: values, gradients, rounded
+_UNSIZED = (ir.DataType.STRING, ir.DataType.UNDEFINED)
 _COPIES = 6  # of gathered vectors: indexed, reshaped, contiguous, of both streams
 
 
@@ -52,7 +53,7 @@ def tensor_bytes(graph: ir.Graph, measured: Mapping[str, float]) -> dict[str, fl
 
 
 def _static_bytes(value: ir.Value) -> float | None:
-    if value.shape is None or value.dtype is None:
+    if value.shape is None or value.dtype in (None, *_UNSIZED):
         return None
     dims = list(value.shape)
     if dims and not isinstance(dims[0], int):
