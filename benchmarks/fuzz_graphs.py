@@ -45,7 +45,7 @@ def main() -> None:
             number += 1
             gc.collect()
             trim_heap()  # what is freed and lies between blocks in use is no growth: graphs differ in their sizes
-            samples.append((time.perf_counter() - begin, resident_mb()))
+            samples.append((time.perf_counter() - begin, *resident_mb()))
     results = _results(tally, failures, samples)
     _print(results)
     record.save("fuzz_graphs", args, found, results)
@@ -82,13 +82,20 @@ def _judged(case: Drawn, tally: checks.Tally) -> list[str]:
         return [f"exception: {type(error).__name__} in {Path(where.filename).name}:{where.lineno}: {error}"]
 
 
-def resident_mb() -> float:
-    """Return the resident memory of this process in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def resident_mb() -> tuple[float, float]:
+    """Return the resident memory of this process in MB, and what of it is no page of a file.
+
+    Pages of libraries become resident when an operator is computed for the first time: that is no growth.
+    """
+    pages, files = (int(text) for text in Path("/proc/self/statm").read_text().split()[1:3])
+    page = os.sysconf("SC_PAGE_SIZE") / 1e6
+    return pages * page, (pages - files) * page
 
 
-def _results(tally: checks.Tally, failures: list[dict[str, Any]], samples: list[tuple[float, float]]) -> dict[str, Any]:
+Samples = list[tuple[float, float, float]]
+
+
+def _results(tally: checks.Tally, failures: list[dict[str, Any]], samples: Samples) -> dict[str, Any]:
     seconds = samples[-1][0]
     return {
         "graphs": tally.graphs,
@@ -111,9 +118,14 @@ def _kind(text: str) -> str:
     return re.sub(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\d+(\.\d+)?", "_", text)[:160]
 
 
-def _memory(samples: list[tuple[float, float]]) -> dict[str, Any]:
-    """Return resident memory in MB at the ends of chunks, and its slope after the warm-up."""
-    times, sizes = (np.array(part) for part in zip(*samples, strict=True))
+def _memory(samples: Samples) -> dict[str, Any]:
+    """Return memory in MB at the ends of chunks: resident, and of it what is no page of a file."""
+    times, sizes, own = (np.array(part) for part in zip(*samples, strict=True))
+    return {**_course(times, sizes), "without files": _course(times, own)}
+
+
+def _course(times: Any, sizes: Any) -> dict[str, Any]:
+    """Return memory at the start, after the warm-up and at the end, and its slopes."""
     warm = times > WARM_UP * times[-1]
     return {
         "first_mb": round(float(sizes[0]), 1),
@@ -135,8 +147,12 @@ def _print(results: dict[str, Any]) -> None:
     record.table(["random graphs", ""], [(name, results[name]) for name in kept])
     record.table(["failures", ""], results["kinds of failures"].items())
     record.table(["left in float", "nodes"], list(results["left in float"].items())[:SHOWN])
-    memory = {name: size for name, size in results["memory"].items() if name != "samples"}
-    record.table(["resident memory", ""], memory.items())
+    for title, course in (
+        ("resident memory", results["memory"]),
+        ("without files", results["memory"]["without files"]),
+    ):
+        figures = {name: size for name, size in course.items() if name not in ("samples", "without files")}
+        record.table([title, ""], figures.items())
 
 
 if __name__ == "__main__":

@@ -126,6 +126,10 @@ def graphs() -> str:
         ("MB a minute after a fifth of the time, and in the last half",
          " / ".join(f"{memory[key]:.2f}" for key in ("slope_mb_per_minute", "last_half_mb_per_minute"))),
     ]  # fmt: skip
+    if own := memory.get("without files"):
+        rows += [("the same without pages of libraries, which become resident when first used",
+                  " / ".join(f"{own[key]:.0f}" for key in ("first_mb", "after_warm_up_mb", "last_mb"))),
+                 ("its MB a minute in the last half", f"{own['last_half_mb_per_minute']:.2f}")]  # fmt: skip
     first, _ = load("fuzz_graphs_1")
     later = f" All that is broken there is of one cause: {LAST_CAUSE} It is mended, too." if results["failures"] else ""
     return (
