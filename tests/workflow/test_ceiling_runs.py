@@ -122,6 +122,7 @@ def test_analyze_holds_its_ceiling_with_the_same_figures(wide, tmp_path):
     assert_close_figures(free, below, most=0.0)
 
 
+@pytest.mark.slow  # the ceiling lies 4 % above what it takes, and another processor may take some MB more
 def test_improve_holds_its_ceiling_with_the_same_bits(wide, tmp_path):
     pytest.importorskip("torch")
     model, data = wide
