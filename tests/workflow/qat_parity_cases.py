@@ -81,6 +81,11 @@ class Fed:
         both = [int((off < 1e-3).sum()), int((off < 1.001).sum()), theirs.numel()]
         self.counts[name] = self.counts.get(name, np.zeros(3, np.int64)) + both
 
+    def _steps(self, name: str) -> int:
+        plan = self.module.plan
+        spec = plan.grids[plan.outputs[name]].spec
+        return int(spec.qmax - spec.qmin)
+
     @property
     def halves(self) -> dict[str, float]:
         """Tensor of an fp16 node -> SQNR in dB."""
@@ -91,8 +96,13 @@ class Fed:
         return {name: float(found[1] / found[2]) for name, found in self.counts.items()}
 
     def equal(self) -> float:
-        """Return the share of elements that are equal, over all tensors."""
-        total = np.sum(list(self.counts.values()), axis=0)
+        """Return the share of elements that are equal, over all tensors but Sigmoids on grids of more than 8 bits.
+
+        Both sides approximate a Sigmoid, by some millionths, and differently on each processor: 65,535 steps show that.
+        """
+        sigmoids = {step.writes[0] for step in self.module.graph.steps if step.call.op == "Sigmoid"}
+        wide = {name for name in sigmoids & set(self.counts) if self._steps(name) > 255}
+        total = np.sum([found for name, found in self.counts.items() if name not in wide], axis=0)
         return float(total[0] / total[2])
 
 

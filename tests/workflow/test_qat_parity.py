@@ -208,8 +208,7 @@ def assert_every_node_is_onnxruntimes(run: Exported) -> None:
     assert bool(fed.halves) is ("fp16" in run.case.profile.values())
     assert min(shares.values()) >= 0.999, min(shares.items(), key=lambda item: item[1])
     assert all(found > HALF_DB for found in fed.halves.values()), fed.halves
-    # an fp16 node is rounded to float16 here and not there: more values fall to the other side of a tie behind it
-    assert fed.equal() >= (0.99 if fed.halves else 0.999)
+    assert fed.equal() >= 0.999
 
 
 def test_every_node_computes_what_the_exported_file_does(small):
@@ -274,6 +273,7 @@ def test_the_score_is_that_of_the_exported_file(small):
     mine = outputs(small.module, {"image": images})["logits"]
     right = [int((logits.argmax(1) == labels).sum()) for logits in (mine, exact)]
     assert right[0] > 0.8 * len(labels)
+    # behind 16-bit Sigmoids and fp16 nodes values part by single steps, and later nodes carry that on
     assert abs(right[0] - right[1]) <= (0.005 * len(labels) if "fp16" in small.case.profile.values() else 2)
 
 

@@ -286,7 +286,7 @@ class LargeSession:
             awake.sleep()
 
     def sleep(self) -> None:
-        """Let go of this session until it is wanted again."""
+        """Let go of it until it is wanted again."""
         self._session = None
 
     def run(self, names: Sequence[str], feeds: Mapping[str, npt.NDArray[np.generic]]) -> list[npt.NDArray[np.generic]]:
