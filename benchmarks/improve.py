@@ -126,6 +126,7 @@ def run(case: Case, args: Any, found: dict[str, Any]) -> dict[str, Any]:
             rows["nearest"] = {"score": result.before.value}
             rows[method] = {
                 "score": result.score.value,
+                "dropped": not any(row.kept for row in result.methods),
                 "method_s": sum(row.seconds for row in result.methods),
                 "whole_s": clock() - begin,
                 **told,

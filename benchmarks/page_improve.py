@@ -21,7 +21,7 @@ def improved() -> str:
         rows.append((name, float_score, "" if case.limit is None else f"{case.limit:g}", nearest, *cells))
     return (
         "## Better weights\n\n`fewbits improve --method ...` with 400 calibration samples (fewer where there are fewer), each column one run from the float "
-        "model; in brackets the seconds that the methods took, calibration of the result included, and the threads; with one thread another process ran beside it, and seconds since 2026-11-30 are those of the processor. Declined: the method leaves every layer as it is. Drop: that share of activations is not rounded while rounding is learned (QDrop). Nearest: what `fewbits quantize` makes, whose scales are "
+        "model; in brackets the seconds that the methods took, calibration of the result included, and the threads; with one thread another process ran beside it, and seconds since 2026-11-30 are those of the processor. Declined: the method leaves every layer as it is. Dropped: the outputs would get worse with it, so that the result is that of nearest. Drop: that share of activations is not rounded while rounding is learned (QDrop). Nearest: what `fewbits quantize` makes, whose scales are "
         "searched and whose biases are corrected already. At least: the score that this step must reach. Per tensor: every weight has one scale. Differences of "
         "0.3 points are within what 800 to 5000 samples can tell.\n\n" + table(header, rows) + "\n" + when + "\n" + speed()
     )  # fmt: skip
@@ -30,6 +30,8 @@ def improved() -> str:
 def _cell(row: dict[str, Any] | None, digits: int) -> str:
     if row is None or "declined" in row:
         return "" if row is None else "declined"
+    if row.get("dropped"):
+        return f"dropped ({row['method_s']:.0f} s, {row['threads']})"
     return f"{row['score']:.{digits}f} ({row['method_s']:.0f} s, {row['threads']})"
 
 

@@ -24,7 +24,8 @@ from fewbits.workflow.content_keys import model_key
 from fewbits.workflow.export import export
 from fewbits.workflow.improve import adaround, improve
 from fewbits.workflow.improve_models import floating_model
-from fewbits.workflow.improve_steps import MethodRow, OutputError, check_order, decide, steps_after
+from fewbits.workflow.improve_run import ImproveRun
+from fewbits.workflow.improve_steps import MethodRow, OutputError, check_order, decide, not_worse, steps_after
 from fewbits.workflow.quantize import quantize
 from fewbits.workflow.runs import runs
 from fewbits.workflow.sessions import open_graph
@@ -37,6 +38,19 @@ pytest.importorskip("torch")
 from fewbits.improvement.torch_improve import check_device
 
 SCORED = {"data": CALIB, "eval_data": EVAL, "eval_samples": 600, "samples": 32, "run_options": RunOptions(threads=1)}
+def test_a_named_method_that_makes_the_outputs_worse_is_dropped(tiny, small, monkeypatch):
+    grown = iter([0.1, 0.2, 0.05])
+    monkeypatch.setattr(ImproveRun, "_error", lambda *_: OutputError(next(grown), 10.0))
+    found = improve(tiny.model, methods=["seq-mse", "gptq"], auto=False, **small)
+    assert [(row.name, row.kept) for row in found.methods] == [("seq-mse", False), ("gptq", True)]
+    assert found.methods[0].reason == "the output error on calibration data would grow from 0.1 to 0.2"
+
+
+@pytest.mark.parametrize(("before", "after", "kept"), [(1.0, 1.005, True), (1.0, 1.02, False), (None, 2.0, True)])
+def test_an_error_may_not_grow_by_more_than_a_percent(before, after, kept):
+    assert not_worse(error_of(before), error_of(after))[0] is kept
+
+
 MORE = {**SCORED, "samples": 128, "eval_samples": None}
 
 

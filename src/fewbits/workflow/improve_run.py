@@ -26,7 +26,7 @@ from fewbits.workflow.ceiling import effort_within
 from fewbits.workflow.deadline import Deadline
 from fewbits.workflow.goal import Goal
 from fewbits.workflow.improve_models import State, equalized, improved_subject, layers_to_round, rounded, trained
-from fewbits.workflow.improve_steps import MethodRow, OutputError, decide
+from fewbits.workflow.improve_steps import MethodRow, OutputError, decide, not_worse
 from fewbits.workflow.quantized import Quantized, quantize_calibrated
 from fewbits.workflow.score_memory import ScoreMemory, artifact_hash
 from fewbits.workflow.scoring import Scoring
@@ -204,6 +204,8 @@ class ImproveRun:
             assert figures.score is not None
             assert reached.score is not None
             is_kept, why = decide((figures.output, figures.score), (reached.output, reached.score))
+        elif method.kind is Kind.ROUND:
+            is_kept, why = not_worse(figures.output, reached.output)
         self.rows.append(_row(method, found, seconds, reached, (is_kept, why)))
         if not is_kept:
             return state, figures

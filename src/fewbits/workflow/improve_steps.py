@@ -15,7 +15,7 @@ from fewbits.workflow.next_step import Steps, command_line
 from fewbits.workflow.verdict import Status
 
 _LEAST_GAIN = 0.01
-"""Share by which the output error must fall."""
+"""Share by which the output error must fall, or may grow where the caller named the method."""
 _SHARED = ("data", "eval_data", "metric", "target", "samples", "eval_samples", "batch_size")
 _ON = (*_SHARED, "ranges", "weight_ranges", "max_drop", "min_sqnr")
 
@@ -82,6 +82,16 @@ def decide(before: tuple[OutputError, Evaluation], after: tuple[OutputError, Eva
         return True, f"the score gets better beyond noise, from {said}"
     told = "" if None in errors else f" (error {errors[0]:.4g} to {errors[1]:.4g}, score {said})"
     return False, f"neither output error nor score improves{told}"
+
+
+def not_worse(before: OutputError, after: OutputError) -> tuple[bool, str]:
+    """Return whether a method that the caller named is kept, and why not: the outputs may not get worse.
+
+    A fall of the error is not asked for, and the score is not, which few samples tell less of.
+    """
+    if before.error is None or after.error is None or after.error <= before.error * (1 + _LEAST_GAIN):
+        return True, ""
+    return False, f"the output error on calibration data would grow from {before.error:.4g} to {after.error:.4g}"
 
 
 def _figure(score: Evaluation) -> str:
