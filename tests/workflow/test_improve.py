@@ -38,6 +38,8 @@ pytest.importorskip("torch")
 from fewbits.improvement.torch_improve import check_device
 
 SCORED = {"data": CALIB, "eval_data": EVAL, "eval_samples": 600, "samples": 32, "run_options": RunOptions(threads=1)}
+
+
 def test_a_named_method_that_makes_the_outputs_worse_is_dropped(tiny, small, monkeypatch):
     grown = iter([0.1, 0.2, 0.05])
     monkeypatch.setattr(ImproveRun, "_error", lambda *_: OutputError(next(grown), 10.0))
