@@ -177,8 +177,10 @@ class _Grid:
 
     def held(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x` as the grid holds it, in float32."""
-        y = torch.div(x.float(), self.scale).round_()
-        return y.clamp_(self.low, self.high).add_(0.0).mul_(self.scale)  # -0.0 becomes the 0.0 that a code stands for
+        y = torch.div(x.float(), self.scale).round_().clamp_(self.low, self.high)
+        if self.is_number:  # 0 + s y in one pass; -0.0 becomes the 0.0 that a code stands for
+            return torch.add(torch.zeros(()), y, alpha=float(self.scale), out=y)
+        return y.add_(0.0).mul_(self.scale)
 
     def ends(self) -> tuple[_Real, _Real]:
         """Return the ends between which values have a gradient: half a step outside the range, zero after a Relu."""
