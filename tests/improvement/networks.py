@@ -22,6 +22,7 @@ ASSETS = Path(os.environ.get("FEWBITS_ASSETS", Path(__file__).parents[3] / "shar
 SAME_DB = 90
 
 SHAPES = {
+    "cifar10_resnet20": (2, 3, 32, 32),
     "cifar10_resnet56": (2, 3, 32, 32),
     "fastestdet_coco": (1, 3, 352, 352),
     "imdn_rtc_x2": (1, 3, 24, 32),

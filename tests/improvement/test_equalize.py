@@ -376,7 +376,7 @@ def test_equalize_does_not_need_a_second_run_for_what_an_outlier_hid(small):
 # --- real networks
 
 PAIRS = {
-    "cifar10_resnet56": 27, "fastestdet_coco": 41, "imdn_rtc_x2": 0, "kwt1_speechcommands": 0,
+    "cifar10_resnet20": 9, "cifar10_resnet56": 27, "fastestdet_coco": 41, "imdn_rtc_x2": 0, "kwt1_speechcommands": 0,
     "mobilenetv1_0.75_imagenet": 27, "mobilenetv2_1.0_imagenet": 37, "stories260k": 5,
 }  # fmt: skip
 
