@@ -33,7 +33,7 @@ CASES = {
     "resnet20 w4a8": Case(RESNET20, "w4a8", 81.0, 1000, 1000),
     "resnet20 w4a4": Case(RESNET20, "w4a4", 79.0, 1000, 1500),
     "resnet20 w3a8": Case(RESNET20, "w3a8", 80.3, 1000, 1500),
-    "imdn w8a8": Case(NETWORKS["imdn"], "w8a8", 36.9, 5, 3000),
+    "imdn w8a8": Case(NETWORKS["imdn"], "w8a8", 36.9, 5, 8000),
     "mobilenetv1 w4a8": Case(NETWORKS["mobilenetv1"], "w4a8", 74.25, 400, 300),
 }
 
