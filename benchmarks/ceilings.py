@@ -23,8 +23,10 @@ VERBS: Mapping[str, Mapping[str, Any]] = {
     "baseline": {"precisions": ("w8a8", "w8a16")},
     "analyze": {"precisions": ("w8a8", "w8a16"), "confirm": 2},
     "litemp": {"base": "w8a8", "high": "w8a16", "percents": (10,), "score_all": True},
+    "amp": {"candidates": ("w8a8", "w8a16"), "min_sqnr": 30.0, "max_evaluations": 3},
     "improve": {"precision": "w4a8", "methods": "gptq", "auto": False},
     "adaround": {"precision": "w4a8", "methods": "adaround"},
+    "qat": {"precision": "w4a8"},
 }
 NETWORKS = ("resnet56", "mobilenetv2", "imdn")
 SCORED = {"metric": "sqnr", "eval_samples": 8}
@@ -90,16 +92,20 @@ def measure(args: argparse.Namespace, name: str, verb: str, memory: str) -> dict
     from fewbits.improvement.methods import Effort
     from fewbits.runtime.memory import peak_mb
     from fewbits.runtime.session import RunOptions
+    from fewbits.training.schedule import Training
     from networks import NETWORKS as KNOWN
 
     network, begin = KNOWN[name], time.perf_counter()
     options = {**VERBS[verb], **({} if verb == "analyze" else SCORED)}
     if verb == "adaround":
         options["effort"] = Effort(iterations=20)
+    if verb == "qat":
+        options["training"] = Training(steps=20)
+    call = fewbits.qat.train if verb == "qat" else getattr(fewbits, verb)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"
         try:
-            getattr(fewbits, verb)(
+            call(
                 network.path, data=lambda: network.calibration(args.samples), samples=args.samples, output=output,
                 run_options=RunOptions(threads=args.threads), memory=None if memory == "-" else memory, **options,
             )  # fmt: skip

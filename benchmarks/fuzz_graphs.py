@@ -29,10 +29,16 @@ CHUNK = 50
 WARM_UP = 0.2
 """Share of the time after which memory should be flat."""
 SHOWN = 20
+KEPT_KERNELS = {"LRU_CACHE_CAPACITY": "16", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16"}
+"""How many compiled kernels PyTorch and its oneDNN keep: by default 1024 each, one per shape, of up to 40 KB together.
+
+Graphs of all shapes fill that for an hour, and what grows besides would not be seen.
+"""
 
 
 def main() -> None:
     args = _arguments()
+    os.environ.update(KEPT_KERNELS)  # PyTorch is not loaded yet
     warnings.simplefilter("ignore")  # float16 casts of constants
     logging.disable(logging.CRITICAL)
     found = record.start("random graphs")

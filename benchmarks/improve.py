@@ -30,6 +30,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "seq-mse": ("seq-mse", {}),
     "gptq": ("gptq", {}),
     "gptq, rounded activations": ("gptq", {"with_activations": True}),
+    "balance,gptq": ("balance,gptq", {}),
     "cle,gptq": ("cle,gptq", {}),
     "adaround": ("adaround", {}),
     "adaround by block": ("adaround", {"granularity": "block", "iterations": 200}),
@@ -50,8 +51,10 @@ class Case:
 
 
 ALL = (
-    "cle", "smooth", "bias-correction", "seq-mse", "gptq", "gptq, rounded activations", "adaround", "adaround by block",
+    "cle", "smooth", "bias-correction", "seq-mse", "gptq", "balance,gptq", "gptq, rounded activations", "adaround",
+    "adaround by block",
 )  # fmt: skip
+BALANCED = ("gptq", "balance,gptq")
 EQUAL = ("cle", "smooth")
 DROP = ("adaround by block", "adaround by block, drop 0.5")
 CASES = {
@@ -67,6 +70,8 @@ CASES = {
     "fastestdet w4a8": Case(NETWORKS["fastestdet"], "w4a8", 28.0, ALL),
     "mobilenetv2 w4a8": Case(NETWORKS["mobilenetv2"], "w4a8", 75.0, ALL),
     "mobilenetv1 w4a8": Case(NETWORKS["mobilenetv1"], "w4a8", 68.0, ALL),
+    "imdn w8a8": Case(NETWORKS["imdn"], "w8a8", None, BALANCED),
+    "fastestdet w8a8": Case(NETWORKS["fastestdet"], "w8a8", None, BALANCED),
     "mobilenetv1 w8a8": Case(NETWORKS["mobilenetv1"], "w8a8", 76.4, ("gptq",)),
     "mobilenetv2 w8a8 per tensor": Case(
         NETWORKS["mobilenetv2"], "w8a8", 76.0, ("gptq", "cle,gptq", "cle,bias-correction,adaround"), True

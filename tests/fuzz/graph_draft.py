@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from graph_names import Namer
+from graph_names import Namer, one_of
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -59,7 +59,7 @@ class Draft:
     feeds: dict[str, np.ndarray] = field(default_factory=dict)
 
     def one_of(self, *options: Any) -> Any:
-        return self.draw(st.sampled_from(options))
+        return one_of(self.draw, options)
 
     def maybe(self) -> bool:
         return bool(self.draw(st.booleans()))

@@ -1,5 +1,8 @@
 """Names that models may have, however odd: and those that clash with what quantization appends to a name."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from hypothesis import strategies as st
 
 SUFFIXES = (
@@ -11,8 +14,12 @@ ODD = (
     "\N{PILE OF POO}", "<b>&amp;</b>", "a\tb", "line\nbreak", "..", "%s{0}$HOME`x`", "-1", "\\", "n" * 300,
     "e\N{COMBINING ACUTE ACCENT}",
 )  # fmt: skip
-
 STYLES = st.sampled_from(("plain", "plain", "odd", "clash"))
+
+
+def one_of(draw: Callable[[Any], Any], options: Sequence[Any]) -> Any:
+    """Draw one of `options`, by its place: hypothesis remembers every sequence that it samples from for good."""
+    return options[draw(st.sampled_from(range(len(options))))]
 
 
 class Namer:
@@ -25,9 +32,9 @@ class Namer:
     def __call__(self, stem: str = "v") -> str:
         name = f"{stem}{len(self.taken)}"
         if self.style == "odd" and self.draw(st.booleans()):
-            name = self.draw(st.sampled_from(ODD))
+            name = one_of(self.draw, ODD)
         elif self.style == "clash" and self.taken and self.draw(st.booleans()):
-            name = self.draw(st.sampled_from(self.taken[-4:])) + self.draw(st.sampled_from(SUFFIXES))
+            name = one_of(self.draw, self.taken[-4:]) + one_of(self.draw, SUFFIXES)
         while name in self.taken:
             name += "_"
         self.taken.append(name)

@@ -1,14 +1,16 @@
 """Random graphs: whatever the graph, the precision and the target, the invariants of `graph_checks` hold."""
 
+import gc
 import logging
 import random
+import sys
 from typing import Any
 
 import pytest
 from graph_checks import Tally, breaches
 from graph_rare import RARE
 from graph_strategy import drawn_graphs
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 
 logger = logging.getLogger(__name__)
 MOST_DISCARDED = 0.1
@@ -40,6 +42,22 @@ def test_every_invariant_holds_on_each_rare_operator(row):
     first_opset, maker = RARE[row]
     tally = fuzz(5, 0, 3, (maker,), first_opset)
     assert tally.graphs > 0
+
+
+def test_drawing_graphs_leaves_nothing_behind():
+    @settings(
+        max_examples=50, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
+    @given(drawn_graphs(8))
+    def draw(case):
+        pass
+
+    counts = []
+    for number in range(6):
+        seed(number)(draw)()
+        gc.collect()
+        counts.append(sys.getallocatedblocks())
+    assert counts[-1] - counts[2] < 3 * 150  # of 150 graphs; 16 each where what options are sampled from is remembered
 
 
 @pytest.mark.slow

@@ -96,6 +96,18 @@ def test_dead_code():
     assert set(result.changed) == {"removed Add 'Add_0'", "removed Abs 'Abs_1'", "removed initializer 'k'"}
 
 
+def test_dead_code_removes_what_only_the_body_of_a_removed_node_read():
+    text = (
+        "g (float[2] x, bool c, float[2] w) => (float[2] y) { m = Max (x, w) n = Neg (m) z = If (c) <"
+        " then_branch = t () => (float[2] a) { a = Relu (n) }, else_branch = e () => (float[2] b) { b = Abs (x) } >"
+        " y = Relu (x) }"
+    )
+    model = graph(text, w=normal(2))
+    dead_code.run(model)
+    assert ops(model) == ["Relu"]
+    assert not model.graph.initializers
+
+
 def test_dead_code_keeps_an_output_before_one_that_is_read():
     text = "g (float[2,4] x, float[4] w) => (float[2,1] y) { n, m, s = LayerNormalization(x, w) y = Neg(s) }"
     after, _ = applied(dead_code.run, graph(text, w=normal(4)), {"x": normal(2, 4)})

@@ -7,7 +7,7 @@ import pytest
 from fewbits.errors import SpecError
 from fewbits.graph.prepare import prepare
 from fewbits.graph.save import to_bytes
-from fewbits.improvement.balance import Boundary, balance
+from fewbits.improvement.cle_scales import Boundary, even_out
 from fewbits.improvement.equalize import equalize
 from networks import SAME_DB, SHAPES, graph, least_db, network, normal, ops, outputs, plausible, uneven, weight
 
@@ -339,7 +339,7 @@ def test_balance_never_leaves_a_boundary_worse():
     for _ in range(30):
         spans = np.exp(rng.normal(size=(3, 1, 5, 5)) * 3)
         matrices = dict(zip("abc", spans, strict=True))
-        rows = balance(matrices, [Boundary("a", "b"), Boundary("b", "c")], [(np.full(5, -7.0), np.full(5, 7.0))] * 2)
+        rows = even_out(matrices, [Boundary("a", "b"), Boundary("b", "c")], [(np.full(5, -7.0), np.full(5, 7.0))] * 2)
         assert all(row.after <= row.before + 1e-6 for row in rows)
         scaled = {
             "a": matrices["a"] / rows[0].scale,

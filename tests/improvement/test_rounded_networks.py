@@ -45,12 +45,7 @@ def cases(*methods: str) -> Iterator[object]:
             yield pytest.param(name, method, marks=() if (name, method) in QUICK else pytest.mark.slow)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @cache

@@ -59,12 +59,7 @@ BIASED = ("first", "depthwise", "head")  # and the bias of a ConvTranspose canno
 ROUNDING = [name for name in EFFORTS if name != "bias-correction"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images(count: int, *shape: int, seed: int = 7) -> np.ndarray:

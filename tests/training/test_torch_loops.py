@@ -19,12 +19,7 @@ HERE = Path(__file__).parent
 CASES = "import sys, torch; sys.path.insert(0, sys.argv[1]); torch.set_num_threads(1)\n"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def loss_of(net: torch.nn.Module) -> torch.Tensor:

@@ -29,12 +29,7 @@ SHAPE = (6, 5, 4, 3)
 GRANULARITIES = [PerTensor(), PerChannel(0), PerChannel(1)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def values(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:

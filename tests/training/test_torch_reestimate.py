@@ -18,12 +18,7 @@ LAYERS = ("first", "depthwise", "head")
 """Of the shared network; `unbiased` has no bias, and that of `dense` is read in another layout."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Seen:

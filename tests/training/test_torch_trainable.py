@@ -44,13 +44,7 @@ from fewbits.runtime.torch_quantize import QuantizedGraph  # noqa: E402
 from fewbits.training.torch_lsq import LearnedQuantizer  # noqa: E402
 from fewbits.training.torch_trainable import Trainable  # noqa: E402
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -143,7 +143,30 @@ def test_equalizing_an_improved_folder_drops_the_pins_of_weights_that_change(run
         np.testing.assert_allclose(given[output], values, atol=1e-3 * np.abs(values).max())
 
 
-def test_what_was_equalized_before_rounding_is_improved_from_its_own_weights(tmp_path):
+def test_balanced_channels_are_kept_where_the_outputs_gain_by_them():
+    """A grid that holds every value of a channel far larger than the others has few codes for these."""
+    wide = {**SCORED, "methods": "balance,gptq", "precision": "w8a8", "ranges": "minmax", "auto": False}
+    found, alone = improve(MODEL, **wide), improve(MODEL, **{**wide, "methods": "gptq"})
+    balanced, rounded = found.methods
+    assert (balanced.kept, rounded.kept) == (True, True)
+    assert balanced.output.error < 0.8 * found.record.improvement["output_before"]["error"]
+    assert rounded.output.error < 0.9 * alone.methods[0].output.error
+    ((name, before, after),) = balanced.layers
+    assert name == "all outputs"
+    assert after < 0.95 * before
+    assert any("takes its channels in the sizes that they have" in why for why in balanced.declined)
+
+
+def test_balanced_channels_are_dropped_where_the_outputs_lose_by_them():
+    found = improve(MODEL, methods="balance", precision="w8a8", auto=False, **SCORED)
+    (row,) = found.methods
+    assert row.changed
+    assert not row.kept
+    assert row.reason.startswith("the output error on calibration data would grow from ")
+    assert found.score.value == found.before.value
+
+
+def test_what_is_equalized_before_rounding_is_told(tmp_path):
     out = tmp_path / "out"
     first = adaround(MODEL, methods="cle,gptq", output=out, **SCORED)
     assert [(row.name, row.kept, row.changed > 0) for row in first.methods] == [
@@ -153,20 +176,6 @@ def test_what_was_equalized_before_rounding_is_improved_from_its_own_weights(tmp
     assert first.record.improvement["output_after"]["error"] == first.methods[1].output.error
     assert any("cle: 4 Clips became Relu and Min" in note for note in first.record.notes)
     assert verify(out).passed
-    floating, which, (note,) = floating_model(open_subject(out, data=CALIB))
-    assert which == "companion"
-    assert "was equalized before" in note
-    assert model_key(floating) == model_key(load_model(out / names.FLOAT))
-
-
-def test_rescaled_channels_are_noticed_where_names_are_the_same(run):
-    subject = open_subject(run.output, data=CALIB)
-    name = next(iter(subject.source.pinned))
-    moved = subject.source.reference.clone()
-    value = moved.graph.initializers[name]
-    value.const_value = onnx_tensor(value.const_value.numpy() * 100, name)
-    other = replace(subject, source=replace(subject.source, reference=moved))
-    assert floating_model(other)[1] == "companion"
 
 
 def test_a_reference_with_other_nodes_is_not_what_layers_are_compared_with(run):
@@ -174,15 +183,10 @@ def test_a_reference_with_other_nodes_is_not_what_layers_are_compared_with(run):
     renamed = subject.source.reference.clone()
     renamed.graph[0].name = "another"
     other = replace(subject, source=replace(subject.source, reference=renamed))
-    floating, which, _ = floating_model(other)
+    floating, which, (note,) = floating_model(other)
     assert which == "companion"
+    assert "does not hold the float model that its weights were rounded from" in note
     assert floating is subject.model
-
-
-def onnx_tensor(array, name):
-    import onnx_ir as ir
-
-    return ir.tensor(array, name=name)
 
 
 class Stop:
@@ -284,7 +288,7 @@ def test_auto_does_not_learn_where_the_goal_is_met(tiny, small):
 
 def test_improve_without_methods_tries_all(tiny, small):
     found = improve(tiny.model, effort=Effort(iterations=20), metric="sqnr", min_sqnr=60, **small)
-    tried = ["cle", "smooth", "bias-correction", "seq-mse", "gptq", "adaround"]
+    tried = ["cle", "smooth", "balance", "bias-correction", "seq-mse", "gptq", "adaround"]
     assert [row.name for row in found.methods] == tried
     assert found.record.improvement["auto"] is True
     assert found.score.value > found.before.value
@@ -481,6 +485,8 @@ def test_equalizing_needs_no_torch(tiny, small, monkeypatch):
         adaround(tiny.model, methods="gptq", **small)
     with pytest.raises(MissingExtraError, match="needs torch"):
         improve(tiny.model, **small)
+    with pytest.raises(MissingExtraError, match=r"balance needs torch: .* or choose of cle and smooth"):
+        improve(tiny.model, methods="balance", **small)
     found = adaround(MODEL, methods="cle", precision="w8a8", clips="replace", **SCORED)
     assert found.methods[0].changed
     assert found.record.pinned == ()

@@ -4,6 +4,8 @@ ARTIFACT = "model.qdq.onnx"
 FLOAT = "model.float.onnx"
 REFERENCE = "model.reference.onnx"
 """The float model that scores and drops are taken against; there only where model.float.onnx has other weights."""
+UNROUNDED = "model.unrounded.onnx"
+"""The float model that pinned weights were rounded from; there only where its channels have other sizes than before."""
 ENCODINGS = "model.encodings.json"
 RECORD = "record.json"
 SAMPLES = "samples.npz"
@@ -25,6 +27,8 @@ SHIPPED = (
     FLOAT + DATA_SUFFIX,
     REFERENCE,
     REFERENCE + DATA_SUFFIX,
+    UNROUNDED,
+    UNROUNDED + DATA_SUFFIX,
     ENCODINGS,
     SAMPLES,
 )

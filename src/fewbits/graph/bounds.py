@@ -1,7 +1,8 @@
 """What a model file claims, checked before it costs anything: sizes of constants, and what its functions come to."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 
 import onnx
@@ -108,15 +109,15 @@ def check_contents(model: ir.Model, what: str) -> None:
     """
     version = model.opset_imports.get("", 1)
     for node in all_nodes(model):
-        for position, name in _needed(node.op_type, version) if node.domain in _ONNX else ():
+        demands = _demands(node, version)
+        for position, name in demands.inputs:
             if position >= len(node.inputs) or node.inputs[position] is None:
                 raise ModelError(
                     f"{what} is not a valid ONNX graph: node {node.name!r} ({node.op_type}) lacks its input {name!r}. "
                     f"Export it again."
                 )
-        types = _attribute_types(node.op_type, version) if node.domain in _ONNX else {}
         for name, attribute in node.attributes.items():
-            wanted = types.get(name, attribute.type.name)
+            wanted = demands.types.get(name, attribute.type.name)
             if attribute.type == ir.AttributeType.UNDEFINED or attribute.type.name != wanted:
                 raise ModelError(
                     f"{what} is not a valid ONNX graph: the attribute {name!r} of node {node.name!r} has the type "
@@ -143,21 +144,33 @@ def _schema(op_type: str, version: int) -> onnx.defs.OpSchema | None:
         return None
 
 
-@cache
-def _attribute_types(op_type: str, version: int) -> dict[str, str]:
-    """Return attribute -> name of its type; none of an operator that ONNX does not know."""
-    schema = _schema(op_type, version)
-    return {} if schema is None else {name: str(one.type).rpartition(".")[2] for name, one in schema.attributes.items()}
+@dataclass(frozen=True, slots=True)
+class _Demands:
+    """What a version of an operator demands.
+
+    Attributes:
+        inputs: (position, name) of those that it cannot do without.
+        types: attribute -> name of its type.
+    """
+
+    inputs: tuple[tuple[int, str], ...]
+    types: Mapping[str, str]
 
 
-@cache
-def _needed(op_type: str, version: int) -> tuple[tuple[int, str], ...]:
-    """Return (position, name) of the inputs that an operator cannot do without; none of one that ONNX does not know."""
-    schema = _schema(op_type, version)
-    if schema is None:
-        return ()
+def _demands(node: ir.Node, version: int) -> _Demands:
+    """Return what the operator demands; nothing where ONNX does not know it."""
+    schema = _schema(node.op_type, version) if node.domain in _ONNX else None
+    return _Demands((), {}) if schema is None else _known(schema.name, schema.since_version)
+
+
+@cache  # by the version of the operator: there are as many as ONNX has, whatever names and opsets models bring along
+def _known(op_type: str, since_version: int) -> _Demands:
+    schema = onnx.defs.get_schema(op_type, since_version)
     single = onnx.defs.OpSchema.FormalParameterOption.Single
-    return tuple((position, one.name) for position, one in enumerate(schema.inputs) if one.option == single)
+    return _Demands(
+        tuple((position, one.name) for position, one in enumerate(schema.inputs) if one.option == single),
+        {name: str(one.type).rpartition(".")[2] for name, one in schema.attributes.items()},
+    )
 
 
 def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:

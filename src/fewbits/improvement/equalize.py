@@ -1,7 +1,7 @@
 """Cross-layer equalization: float graph in, functionally equal float graph with better balanced weights out.
 
 For a boundary y = W2 f(W1 x + b1) with f(x / s) = f(x) / s, the weights W1 / s, b1 / s and W2 s compute the same. How s
-is chosen is said in `balance.py`, which boundaries there are in `chains.py`.
+is chosen is said in `cle_scales.py`, which boundaries there are in `chains.py`.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from fewbits.errors import SpecError
 from fewbits.graph.passes import dead_code
 from fewbits.graph.passes.base import FloatArray, constant
 from fewbits.graph.shapes import infer_shapes
-from fewbits.improvement.balance import Balanced, Boundary, Window, balance
 from fewbits.improvement.bounds import divide_by, replace_clip, rewrite_bound
 from fewbits.improvement.chains import Pair, find_pairs
+from fewbits.improvement.cle_scales import Boundary, Evened, Window, even_out
 from fewbits.improvement.layer_blocks import blocks_of, divide_outputs, multiply_inputs
 from fewbits.improvement.result import Improved
 
@@ -38,7 +38,7 @@ def equalize(model: ir.Model, *, clips: Clips = "exact", limit: float = 1e3, bou
 
     Returns:
         `errors` has for the first layer of each pair 1 - mean of the shares of the weight range that a channel uses in
-        the two layers (`balance.py`).
+        the two layers (`cle_scales.py`).
 
     Raises:
         SpecError: an option has no such value.
@@ -50,7 +50,7 @@ def equalize(model: ir.Model, *, clips: Clips = "exact", limit: float = 1e3, bou
     infer_shapes(work)
     pairs, declined = _pairs(work.graph, clips)
     windows = [_window(pair, clips, float(np.log(limit)), float(np.log(bound_limit))) for pair in pairs]
-    results = balance(_matrices(pairs), [_boundary(pair) for pair in pairs], windows)
+    results = even_out(_matrices(pairs), [_boundary(pair) for pair in pairs], windows)
     moved = [(pair, row.scale) for pair, row in zip(pairs, results, strict=True) if np.any(row.scale != 1)]
     names = {str(layer.name) for pair, _ in moved for layer in (pair.first, pair.second)}
     for pair, scale in moved:
@@ -107,7 +107,7 @@ def _matrices(pairs: Sequence[Pair]) -> dict[str, FloatArray]:
     return {str(layer.name): np.abs(blocks_of(layer)).max(axis=3, initial=0.0) for layer in layers}
 
 
-def _errors(pairs: Sequence[Pair], results: Sequence[Balanced]) -> dict[str, tuple[float, float]]:
+def _errors(pairs: Sequence[Pair], results: Sequence[Evened]) -> dict[str, tuple[float, float]]:
     return {pair.name: (row.before, row.after) for pair, row in zip(pairs, results, strict=True)}
 
 

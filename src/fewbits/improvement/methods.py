@@ -23,21 +23,28 @@ class Method:
         name: as on the command line.
         kind: what it works on.
         summary: one line for people.
+        needs_torch: whether it does.
+        is_guarded: whether it is left out where the outputs would get worse, though the caller named it; others only
+            make ready what comes after them, or guard themselves.
     """
 
     name: str
     kind: Kind
     summary: str
+    needs_torch: bool = True
+    is_guarded: bool = True
 
 
+_PREPARES = (False, False)  # needs no torch, and is for the methods behind it
 METHODS = (
-    Method("cle", Kind.EQUALIZE, "cross-layer equalization and high-bias absorption"),
-    Method("smooth", Kind.EQUALIZE, "SmoothQuant-style migration from normalizations into the weights behind them"),
+    Method("cle", Kind.EQUALIZE, "cross-layer equalization and high-bias absorption", *_PREPARES),
+    Method("smooth", Kind.EQUALIZE, "SmoothQuant-style migration from normalizations into the weights", *_PREPARES),
+    Method("balance", Kind.EQUALIZE, "channel sizes at which rounding activations and weights costs the outputs least"),
     Method("bias-correction", Kind.ROUND, "biases of least error behind the activation function, layer after layer"),
     Method("seq-mse", Kind.ROUND, "weight scales of least error at the layer's output, layer after layer"),
     Method("gptq", Kind.ROUND, "codes chosen together by second moments, aimed at the float layer's output"),
     Method("adaround", Kind.ROUND, "learned rounding, with the activation function in the loss, by layer or by block"),
-    Method("qat", Kind.TRAIN, "training through the rounding, without labels, towards the outputs of the float model"),
+    Method("qat", Kind.TRAIN, "training through the rounding, to what the float model gives", is_guarded=False),
 )
 NAMES = tuple(method.name for method in METHODS)
 

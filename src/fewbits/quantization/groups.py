@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from fewbits.graph.topology import data_values, fusions, op_rule
-from fewbits.quantization.profile import Profile, float_reason
+from fewbits.graph.topology import fusions, op_rule
+from fewbits.quantization.profile import Profile, float_reasons
 from fewbits.spec.optable import Kind
 from fewbits.spec.precision import FP32, Precision
 from fewbits.spec.target import Target
@@ -30,11 +30,11 @@ class Group:
 def find_groups(graph: ir.Graph, target: Target) -> tuple[Group, ...]:
     """Return the groups of a prepared graph in its order; nodes that stay in float32 anyway are in none of them."""
     fused = fusions(graph, target.fused, target.left_float)
-    data = data_values(graph)
+    floats = float_reasons(graph, target)
     owners: dict[ir.Node, ir.Node] = {}
     members: dict[ir.Node, list[str]] = {}
     for node in graph:
-        if float_reason(node, target, data) or (node in fused and fused[node] not in owners):
+        if node in floats or (node in fused and fused[node] not in owners):
             continue  # what follows a head that stays in float stays there with it
         head = _head(node, fused, owners)
         owners[node] = head

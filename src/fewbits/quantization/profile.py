@@ -8,6 +8,7 @@ import onnx_ir as ir
 from fewbits.errors import SpecError
 from fewbits.graph.opset import QDQ_OPSET
 from fewbits.graph.topology import constant, data_positions, data_values, fusions, is_float32, op_rule
+from fewbits.quantization.divided import divided
 from fewbits.quantization.half import castable_inputs
 from fewbits.spec.optable import FLOAT_REASONS, Kind
 from fewbits.spec.plan import NodePlan
@@ -51,10 +52,10 @@ def assign(
     if missing:
         raise SpecError(f"The profile names the node {missing[0]!r}, which the prepared graph does not have.")
     fused = fusions(graph, target.fused, target.left_float)
-    data = data_values(graph)
+    reasons = float_reasons(graph, target)
     plans: dict[str, NodePlan] = {}
     for node in nodes:
-        plan = _plan_node(node, profile, target, float_reason(node, target, data), (fused, plans))
+        plan = _plan_node(node, profile, target, reasons.get(node, ""), (fused, plans))
         refused = ""
         if plan.precision == FP16:
             refused = half_refused.get(str(node.name), "")
@@ -95,8 +96,14 @@ def _width_reason(precision: Precision, target: Target) -> str:
     return ""
 
 
-def float_reason(node: ir.Node, target: Target, data: set[ir.Value]) -> str:
-    """Return why `node` stays in float32 whatever the profile says, or an empty string."""
+def float_reasons(graph: ir.Graph, target: Target) -> dict[ir.Node, str]:
+    """Return why nodes stay in float32 whatever the profile says; the others are not named."""
+    data = data_values(graph)
+    found = ((node, _float_reason(node, target, data)) for node in graph)
+    return {**divided(graph), **{node: reason for node, reason in found if reason}}
+
+
+def _float_reason(node: ir.Node, target: Target, data: set[ir.Value]) -> str:
     if node.domain not in ("", "ai.onnx"):
         return f"operator {node.domain}::{node.op_type} is not part of ONNX"
     if node.op_type in target.left_float:

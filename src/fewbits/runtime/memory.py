@@ -12,9 +12,12 @@ from fewbits.runtime.heap import trim_heap
 MB = 1e6
 _PLANNED = 0.95  # of a ceiling: what is told of a step may be a little off
 _BYTES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_GROUP = (("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-          ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"))  # fmt: skip
-"""Limit and use of the group of processes that this one belongs to, as a container sees them: cgroup v2, and v1."""
+_GROUPS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Of the group of processes that this one belongs to, as a container sees it, in cgroup v2 and v1: its folder, the
+files with its limit and its use, and which line of memory.stat counts the pages of files that it uses no more."""
 
 
 def parse_size(text: str | int) -> int:
@@ -81,11 +84,8 @@ def resident_mb() -> float | None:
 
 
 def _status(field: str) -> float | None:
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 / MB for line in lines if line.startswith(f"{field}:")), None)
+    found = _line(Path("/proc/self/status"), f"{field}:")
+    return None if found is None else found * 1024 / MB
 
 
 def machine_mb() -> float | None:
@@ -97,19 +97,30 @@ def machine_mb() -> float | None:
 
 
 def available_mb() -> float | None:
-    """Return what processes can still take: of the machine, or of a container's limit; None where nobody tells."""
-    found = [_integer(limit) - _integer(used) for limit, used in _GROUP if _integer(limit) and _integer(used)]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        lines = []
-    found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    """Return what processes can still take: of the machine, or of a container's limit; None where nobody tells.
+
+    Pages of files that were read or written once count as free: the system gives them up before a process has to go.
+    """
+    groups = (_left_in_group(Path(folder), *names) for folder, *names in _GROUPS)
+    found = [left for left in groups if left is not None]
+    machine = _line(Path("/proc/meminfo"), "MemAvailable:")
+    found += [machine * 1024] if machine is not None else []
     return min(found) / MB if found else None
 
 
-def _integer(path: str) -> int:
-    """Return the number in a file; 0 where there is none ("max": no limit)."""
+def _left_in_group(folder: Path, limit: str, used: str, idle: str) -> int | None:
+    """Return what a group may still take; None where it has no limit ("max"), or there is no such group."""
     try:
-        return int(Path(path).read_text(encoding="ascii"))
+        most, now = (int((folder / name).read_text(encoding="ascii")) for name in (limit, used))
     except (OSError, ValueError):
-        return 0
+        return None
+    return max(most - now + (_line(folder / "memory.stat", idle) or 0), 0)
+
+
+def _line(path: Path, name: str) -> int | None:
+    """Return the number behind a name at the beginning of a line; None where there is none."""
+    try:
+        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.split()[:1] == [name]), None)

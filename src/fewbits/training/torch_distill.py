@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from fewbits.errors import DataError
+from fewbits.improvement.torch_seen import variances
 from fewbits.training.schedule import LABELS, LabelLoss
 from fewbits.training.torch_samples import Samples, Tensors
 
@@ -58,19 +59,7 @@ class Distillation:
         Raises:
             DataError: nothing varies that could be compared, or the labels do not fit the output.
         """
-        sums: dict[str, list[torch.Tensor]] = {}
-        with torch.no_grad():
-            for batch in samples.held_out:
-                for name, value in self.teacher(batch).items():
-                    if value.is_floating_point() and value.numel():
-                        wide = value.double()
-                        parts = torch.stack([wide.sum(), wide.pow(2).sum(), wide.new_tensor(value.numel())])
-                        sums.setdefault(name, []).append(parts)
-        for name, found in sums.items():
-            total, square, count = (float(v) for v in torch.stack(found).sum(0))
-            power = square / count - (total / count) ** 2
-            if math.isfinite(power) and power > 0:
-                self.powers[name] = power
+        self.powers.update(variances(self.teacher, samples.held_out))
         if not (self.powers or self.with_labels):
             raise DataError(
                 f"Nothing can be learned without labels from outputs that never vary over the calibration data "

@@ -14,7 +14,8 @@ import onnx_ir as ir
 import torch
 
 from fewbits.improvement.blocks import find_blocks
-from fewbits.improvement.result import Improved
+from fewbits.improvement.result import OUTPUTS, Improved
+from fewbits.improvement.torch_balance import balance, look
 from fewbits.improvement.torch_improve import check_device
 from fewbits.improvement.torch_walk import Start
 from fewbits.numerics.affine import fake_quantize
@@ -24,7 +25,6 @@ from fewbits.runtime.torch_graph import TorchGraph
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
 from fewbits.training.schedule import LABELS, Training
-from fewbits.training.torch_balance import balance
 from fewbits.training.torch_checkpoint import Checkpoint
 from fewbits.training.torch_distill import Distillation
 from fewbits.training.torch_loop import Distilled, distill
@@ -36,8 +36,6 @@ from fewbits.training.windows import open_axes
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 _BALANCED, _REESTIMATED = 4, 16
 """Batches that ranges and gradients of channels are taken over, and those for channel statistics."""
-OUTPUTS = "all outputs"
-"""What the error of training is of, where improvers name layers."""
 
 
 def hint_names(model: ir.Model) -> tuple[str, ...]:
@@ -77,6 +75,7 @@ def train_model(
     samples = Samples(
         feeds, training.batch_size, training.device, axes=open_axes(start.current), window=training.window
     )
+    given = start
     start, pair, first = _balanced(start, _pair(start, hints, training), samples, training)
     went = distill(pair, samples, training, checkpoint=checkpoint, progress=progress)
     told = _told(went, pair)
@@ -87,7 +86,8 @@ def train_model(
     is_better = bool(first) or went.after < went.before
     changed = tuple(layer.node for layer in find_layers(model.graph)) if is_better else ()
     notes = (*first, told, *last, *samples.notes)
-    return Improved(model, made.pinned if changed else {}, changed, {}, errors, notes)
+    floating = None if start is given else start.reference
+    return Improved(model, made.pinned if changed else {}, changed, {}, errors, notes, floating)
 
 
 def _pair(start: Start, hints: Sequence[str], training: Training) -> Distillation:
@@ -109,10 +109,10 @@ def _balanced(
     """Give channels the sizes that suit their grids where held-out samples gain by it, and say so."""
     pair.prepare(samples)
     powers = {name: pair.powers.get(name) for name in pair.outputs}
-    found = balance(
-        start, _drawn(samples, _BALANCED, training.seed), powers, device=training.device, seed=training.seed
-    )
-    if found is None:
+    batches = _drawn(samples, _BALANCED, training.seed)
+    seen = look(start, batches, powers, device=training.device, seed=training.seed)
+    found = balance(start, seen, powers)
+    if found.start is start:
         return start, pair, ()
     other = _pair(found.start, pair.hints, training)
     other.prepare(samples)

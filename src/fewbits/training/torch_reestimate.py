@@ -9,20 +9,18 @@ weight keeps its code.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from fewbits.errors import DataError, SpecError
 from fewbits.runtime.torch_graph import Step, TorchGraph, channels_last
+from fewbits.runtime.torch_quantize import QuantizedGraph
 from fewbits.spec.dtypes import PerChannel
 from fewbits.spec.plan import Role
 from fewbits.training.torch_lsq import LearnedQuantizer
 from fewbits.training.torch_segments import reads_of, run_step
-
-if TYPE_CHECKING:
-    from fewbits.training.torch_trainable import Trainable
 
 _MOST = 4.0  # factor of a channel: one that is further off was not moved by rounding
 _DEAD = 1e-6  # share of the largest standard deviation of a layer, below which a channel says nothing of its size
@@ -92,7 +90,7 @@ class _Watch:
 class _Raw:
     """A hook with the quantized inputs of a node, and its outputs before their grid."""
 
-    def __init__(self, student: "Trainable") -> None:
+    def __init__(self, student: QuantizedGraph) -> None:
         self.read = student.read
 
     def wrote(
@@ -102,14 +100,14 @@ class _Raw:
 
 
 @torch.no_grad()
-def reestimate(student: "Trainable", batches: Iterable[Any], reference: TorchGraph) -> Reestimated:
+def reestimate(student: QuantizedGraph, batches: Iterable[Any], reference: TorchGraph) -> Reestimated:
     """Give the layers of a quantized network the channel means and standard deviations of a float one.
 
     Layers take their turn in the order of execution, each on what the layers before it give after their turn. The
     values of all batches that later nodes read are held in memory.
 
     Args:
-        student: changed in place; back in its own mode afterwards.
+        student: its grids are learned; changed in place; back in its own mode afterwards.
         batches: what `student` is called with: a tensor, a tuple of them, or a dict by input name; arrays will do.
         reference: the float network, with the same nodes.
 
@@ -141,7 +139,7 @@ def reestimate(student: "Trainable", batches: Iterable[Any], reference: TorchGra
 
 
 def _turn(
-    student: "Trainable", step: Step, held: list[dict[str, torch.Tensor]], site: _Site, wanted: _Moments
+    student: QuantizedGraph, step: Step, held: list[dict[str, torch.Tensor]], site: _Site, wanted: _Moments
 ) -> float:
     """Give one layer the statistics of the float one; return how far its means were off."""
     now, raw = _Moments(), _Raw(student)
@@ -174,7 +172,7 @@ def _scale_rows(site: _Site, factor: torch.Tensor) -> torch.Tensor:
     return taken.reshape(-1)
 
 
-def _sites(student: "Trainable") -> tuple[dict[str, _Site], dict[str, str]]:
+def _sites(student: QuantizedGraph) -> tuple[dict[str, _Site], dict[str, str]]:
     """Return the layers whose rows can be scaled, by node, and why others cannot."""
     graph, plan = student.graph, student.plan
     trained = {name: value for name, value in graph.named_values() if value.requires_grad}
@@ -205,7 +203,7 @@ def _sites(student: "Trainable") -> tuple[dict[str, _Site], dict[str, str]]:
     return sites, declined
 
 
-def _feeds(student: "Trainable", batch: Any) -> dict[str, torch.Tensor]:
+def _feeds(student: QuantizedGraph, batch: Any) -> dict[str, torch.Tensor]:
     names = student.graph.input_names
     if isinstance(batch, torch.Tensor | np.ndarray):
         batch = (batch,)

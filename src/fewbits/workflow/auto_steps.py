@@ -32,7 +32,7 @@ from fewbits.workflow.verdict import Status, Verdict
 from fewbits.workflow.writing import Options
 
 WIDE = "w8a16"
-QUICK_METHODS = ("cle", "smooth", "bias-correction", "seq-mse", "gptq")
+QUICK_METHODS = ("cle", "smooth", "balance", "bias-correction", "seq-mse", "gptq")
 """Of step 4, tried first: minutes at most."""
 _SHARED = (
     "data", "target", "metric", "higher_is_better", "max_drop", "min_sqnr", "eval_data", "samples", "eval_samples",

@@ -126,8 +126,8 @@ def improve(
         model: a path, bytes, a model in memory, or the output folder of an earlier run, whose pinned encodings stay.
         data: calibration data: an image folder, .npz, .npy, a folder of them, an input list, file.py:function, arrays.
         precision: of every node that `profile` does not name.
-        methods: cle, smooth, bias-correction, seq-mse, gptq, adaround, qat, in the order in which they are applied;
-            None tries all but qat.
+        methods: cle, smooth, balance, bias-correction, seq-mse, gptq, adaround, qat, in the order in which they are
+            applied; None tries all but qat.
         auto: try the cheap ones first, each on the best so far, and keep what helps: the output error falls or the
             score rises, and the score does not fall; None is yes where no method is named.
         effort: of the methods that round: granularity, iterations, memory, seed, device.
@@ -240,8 +240,8 @@ def run_verb(verb: str, options: Options, progress: Watcher | None) -> ImproveRe
 
 def _later(methods: Sequence[Method]) -> tuple[str, ...]:
     """Return what the methods do that takes memory of its own."""
-    known = {Kind.ROUND: ROUNDING, Kind.TRAIN: TRAINING}
-    return tuple(dict.fromkeys(known[method.kind] for method in methods if method.kind in known))
+    found = (TRAINING if method.kind is Kind.TRAIN else ROUNDING for method in methods if method.needs_torch)
+    return tuple(dict.fromkeys(found))
 
 
 @contextmanager
@@ -353,15 +353,15 @@ def _check_widths(profile: Profile, methods: Sequence[Method]) -> None:
     if rounding and all(precision.weight_bits > 8 for precision in integers):
         raise SpecError(
             f"{rounding[0]} has nothing to gain in {profile}: rounding to 16 bits loses nothing that matters. Name a "
-            f"precision with narrower weights, such as w4a16, or only cle and smooth."
+            f"precision with narrower weights, such as w4a16, or only cle, smooth and balance."
         )
 
 
 def _check_torch(methods: Sequence[Method], effort: Effort, training: Training) -> None:
-    rounding = [method.name for method in methods if method.kind is not Kind.EQUALIZE]
-    if not rounding:
+    needing = [method.name for method in methods if method.needs_torch]
+    if not needing:
         return
-    need_torch(rounding[0])
+    need_torch(needing[0])
     from fewbits.improvement.torch_improve import check_device
 
     for device in (effort.device, training.device):

@@ -22,7 +22,6 @@ from fewbits.reporting.record import versions
 from fewbits.runtime.progress import Progress
 from fewbits.runtime.session import Arrays
 from fewbits.runtime.store import Store, key_of, noted
-from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
 from fewbits.training.schedule import LABELS, Training
 from fewbits.workflow.calibrate import Calibration, batch_size_for
@@ -30,14 +29,15 @@ from fewbits.workflow.content_keys import model_key, plan_key
 from fewbits.workflow.deadline import Deadline
 from fewbits.workflow.quantized import Quantized
 from fewbits.workflow.sessions import open_graph, with_outputs
+from fewbits.workflow.source import names_in
 from fewbits.workflow.subject import Subject
 
 _WIDEST = 8
 """Bits of a weight that rounding still matters for."""
 _BATCH_BYTES = 256 << 20
 """Bytes that the tensors of one batch have together, at most; a node at a time holds a few of them."""
-_RESCALED, _MOST_RESCALED = (0.75, 1.33), 0.1
-"""Factors beyond which a channel counts as rescaled, and the share of the energy of weights in such channels."""
+_BALANCED = 32
+"""Samples in a batch that channels are balanced on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,43 +68,23 @@ def check_clips(clips: str) -> Clips:
 
 
 def floating_model(subject: Subject) -> tuple[ir.Model, str, tuple[str, ...]]:
-    """Return the float model before any rounding, which of the two it is, and notes.
+    """Return the float model before any rounding, which one it is, and notes.
 
-    Where an earlier run pinned weights, that is the model that they were improved from, if both have the same nodes
-    and constants, and none of their channels was rescaled by equalization.
+    Where an earlier run pinned weights, that is the model that they were rounded from, which it kept: "unrounded" where
+    it gave channels other sizes, else "reference". Where nothing is pinned, it is the "companion" itself.
     """
-    model, reference = subject.model, subject.source.reference
-    if not subject.source.pinned:
-        return model, "companion", ()
-    if reference is None:
-        return model, "companion", ()
-    if _names(reference) == _names(model) and not _is_rescaled(reference, model, subject.source.pinned):
-        return reference, "reference", ()
+    source = subject.source
+    if source.unrounded is not None and source.pinned:
+        return source.unrounded, "unrounded", ()
+    if source.reference is None or not source.pinned:
+        return source.model, "companion", ()
+    if names_in(source.reference) == names_in(source.model):
+        return source.reference, "reference", ()
     note = (
-        f"{subject.source.name!r} was equalized before its weights were rounded, so that rounding begins from the "
-        f"rounded weights: start from the float model to do both anew."
+        f"{source.name!r} does not hold the float model that its weights were rounded from, so that rounding begins "
+        f"from the rounded weights: start from the float model to do both anew."
     )
-    return model, "companion", (note,)
-
-
-def _names(model: ir.Model) -> tuple[list[str], list[str]]:
-    return sorted(map(str, model.graph.initializers)), [str(node.name) for node in model.graph]
-
-
-def _is_rescaled(floating: ir.Model, model: ir.Model, pinned: Mapping[str, Encoding]) -> bool:
-    """Whether channels of pinned weights have another size than in the float model, which rounding does not explain."""
-    moved = total = 0.0
-    for name in pinned:
-        before, after = (_values(of, name) for of in (floating, model))
-        if before is None or after is None or before.shape != after.shape or before.ndim < 2:
-            continue
-        for axis in (0, 1):
-            rest = tuple(i for i in range(before.ndim) if i != axis)
-            energy = (before * before).sum(axis=rest)
-            factor = (before * after).sum(axis=rest) / np.where(energy > 0, energy, 1.0)
-            moved += float(energy[(factor < _RESCALED[0]) | (factor > _RESCALED[1])].sum())
-            total += float(energy.sum())
-    return moved > _MOST_RESCALED * total
+    return source.model, "companion", (note,)
 
 
 def _values(model: ir.Model, name: str) -> np.ndarray | None:
@@ -125,12 +105,21 @@ def layers_to_round(model: ir.Model, plan: Plan) -> list[str]:
     return found
 
 
-def equalized(method: Method, state: State, samples: int, clips: Clips) -> Improved:
+def equalized(method: Method, state: State, samples: int, clips: Clips, effort: Effort) -> Improved:
     """Return the float model with weights that are easier to quantize.
 
     Raises:
+        SpecError: the device is not there.
+        ModelError: the graph has an operator that the torch executor lacks.
         DataError: the data cannot be used.
     """
+    found = _equalized(method, state, samples, clips, effort)
+    return replace(found, floating=found.model if found.changed else None)
+
+
+def _equalized(method: Method, state: State, samples: int, clips: Clips, effort: Effort) -> Improved:
+    if method.name == "balance":
+        return _balanced(state, samples, effort)
     if method.name == "smooth":
         tops = tops_of(_observed(state, state.floating, tops_to_observe(state.floating), samples))
         return smooth(state.floating, tops)
@@ -140,6 +129,18 @@ def equalized(method: Method, state: State, samples: int, clips: Clips) -> Impro
     changed = tuple(dict.fromkeys((*first.changed, *second.changed)))
     notes = (*first.notes, *second.notes)
     return Improved(second.model, {}, changed, dict(first.declined), dict(first.errors), notes)
+
+
+def _balanced(state: State, samples: int, effort: Effort) -> Improved:
+    from fewbits.analysis.torch_sensitivity import threads
+    from fewbits.improvement.torch_balance_model import balance_model
+    from fewbits.improvement.torch_walk import Start
+
+    made, options = state.made, state.calibration.subject.options
+    start = Start(state.floating, state.floating, made.plan, made.encodings)
+    feeds = _feeds(state.calibration, samples, most=_BALANCED)
+    with threads(options.threads):
+        return balance_model(start, feeds, device=effort.device, seed=effort.seed)
 
 
 def _observed(state: State, model: ir.Model, axes: Mapping[str, int], samples: int) -> Ranges:
@@ -204,14 +205,19 @@ def trained(state: State, samples: int, training: Training, *, checkpoint: Path 
     feeds = noted(_feeds(calibration, samples, with_labels=training.labels), read)
     with threads(subject.options.threads):
         found = train_model(start, feeds, training, hints=hints, checkpoint=kept, progress=progress)
-    del found.model.graph.outputs[len(subject.model.graph.outputs) :]
+    for model in (found.model, found.floating):
+        if model is not None:
+            del model.graph.outputs[len(subject.model.graph.outputs) :]
     return found
 
 
-def _feeds(calibration: Calibration, samples: int, *, with_labels: bool = False) -> Iterator[Arrays]:
+def _feeds(
+    calibration: Calibration, samples: int, *, with_labels: bool = False, most: int | None = None
+) -> Iterator[Arrays]:
     """Yield the data in the batches that torch runs node by node; labels, where they are wanted, under `LABELS`."""
     subject = calibration.subject
     size = batch_size_for(subject, most=_BATCH_BYTES)
+    size = size if most is None else min(size, most)
     for batch in subject.data.batches(size, samples):
         labels = {LABELS: batch.labels} if with_labels and batch.labels is not None else {}
         yield {**batch.feeds, **labels}
@@ -253,7 +259,10 @@ def improved_subject(subject: Subject, found: Improved, kind: Kind) -> Subject:
     pins = {**subject.source.pinned, **found.pinned}
     if kind is Kind.EQUALIZE:
         pins = {name: pin for name, pin in pins.items() if _is_same(subject.model, found.model, name)}
-    source = replace(subject.source, model=found.model, pinned=pins, reference=subject.reference_model)
+    unrounded = subject.source.unrounded if found.floating is None else found.floating
+    source = replace(
+        subject.source, model=found.model, pinned=pins, reference=subject.reference_model, unrounded=unrounded
+    )
     return replace(subject, source=source, runner=open_graph(found.model, subject.options))
 
 

@@ -204,7 +204,7 @@ class ImproveRun:
             assert figures.score is not None
             assert reached.score is not None
             is_kept, why = decide((figures.output, figures.score), (reached.output, reached.score))
-        elif method.kind is Kind.ROUND:
+        elif method.is_guarded:
             is_kept, why = not_worse(figures.output, reached.output)
         self.rows.append(_row(method, found, seconds, reached, (is_kept, why)))
         if not is_kept:
@@ -217,7 +217,7 @@ class ImproveRun:
         samples = self.options["samples"]
         if method.kind is Kind.EQUALIZE:
             with self.stages.stage(method.name):
-                found = equalized(method, state, samples, self.wanted.clips)
+                found = equalized(method, state, samples, self.wanted.clips, self.wanted.effort)
         elif method.kind is Kind.TRAIN:
             training = self.wanted.training
             with self.stages.stage(method.name, training.all_steps) as told:
@@ -232,7 +232,7 @@ class ImproveRun:
         subject = improved_subject(state.calibration.subject, found, method.kind)
         calibration = calibrate_subject(subject, samples=samples, stages=self.stages)
         made = self.quantize(calibration, method.name)
-        floating = found.model if method.kind is Kind.EQUALIZE else state.floating
+        floating = state.floating if found.floating is None else found.floating
         return found, State(calibration, made, floating)
 
     def _error(self, calibration: Calibration, runner: Runner) -> OutputError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fewbits.analysis.evaluate import Evaluation, drop
 from fewbits.errors import SpecError
-from fewbits.improvement.methods import Effort, Kind, Method
+from fewbits.improvement.methods import METHODS, Effort, Kind, Method
 from fewbits.spec.precision import Precision
 from fewbits.workflow.baseline import PRECISIONS
 from fewbits.workflow.next_step import Steps, command_line
@@ -116,7 +116,8 @@ def steps_after(
 
 def _stronger(verb: str, rows: Sequence[MethodRow], options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     tried = [row.name for row in rows]
-    equalizations = [row.name for row in rows if row.kept and row.name in ("cle", "smooth")]
+    equalizers = [method.name for method in METHODS if method.kind is Kind.EQUALIZE]
+    equalizations = [row.name for row in rows if row.kept and row.name in equalizers]
     effort = options["effort"]
     given = {**options, "output": options.get("output") or "OUT"}
     only = ("precision", "profile", *_ON, "clips", "output")

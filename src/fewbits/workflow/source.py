@@ -27,6 +27,10 @@ from fewbits.spec.encodings import Encoding
 ModelLike = str | Path | bytes | onnx.ModelProto | ir.Model
 
 _COMPARED = "Scores are compared with the float model that {folder!r} was improved from."
+_WHAT = {
+    names.REFERENCE: "the float model that scores are taken against",
+    names.UNROUNDED: "the float model that its weights were rounded from",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +45,8 @@ class Source:
         pinned: tensor (or key of a further grid of it) -> encoding that an improver fixed in an earlier run.
         reference: the prepared float graph that scores and drops are taken against, with the same inputs and outputs;
             None where that is `model`, which an improver may have given other weights.
+        unrounded: the prepared float graph that pinned weights were rounded from, in channels of the sizes that `model`
+            has, where these were changed; None where they were not: then that is `reference`.
         notes: sentences for the user.
     """
 
@@ -50,6 +56,7 @@ class Source:
     changes: tuple[PassReport, ...]
     pinned: Mapping[str, Encoding]
     reference: ir.Model | None = None
+    unrounded: ir.Model | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -62,8 +69,8 @@ def open_source(
 ) -> Source:
     """Return the prepared float graph of `model`.
 
-    An output folder gives its float companion, which is not prepared again, its pinned encodings, and the float model
-    that the companion was improved from, where it was.
+    An output folder gives its float companion, which is not prepared again, its pinned encodings, and the float models
+    that the companion was improved and rounded from, where it was.
 
     Args:
         model: a path, bytes, a model in memory, or an output folder.
@@ -86,14 +93,15 @@ def open_source(
         prepared = prepare_for(graph, options, simplify=simplify)
         return Source(prepared.model, model_name(model), model_hash(file), prepared.changes, {})
     record = read_record(folder / names.RECORD) if (folder / names.RECORD).is_file() else None
-    reference = _reference(folder, graph, dims, record)
+    reference = _beside(names.REFERENCE, folder, graph, dims, record)
     notes = () if reference is None else (_COMPARED.format(folder=str(folder)),)
     if record is not None and record.model.get("prepared"):
         infer_shapes(graph)
         pinned = _pinned(folder, record.pinned, graph)
-        return Source(graph, str(folder), model_hash(file), (), pinned, reference, notes)
+        unrounded = _unrounded(folder, graph, dims, record)
+        return Source(graph, str(folder), model_hash(file), (), pinned, reference, unrounded, notes)
     prepared = prepare_for(graph, options, simplify=simplify)
-    return Source(prepared.model, str(folder), model_hash(file), prepared.changes, {}, reference, notes)
+    return Source(prepared.model, str(folder), model_hash(file), prepared.changes, {}, reference, notes=notes)
 
 
 def output_folder(model: ModelLike) -> Path | None:
@@ -150,30 +158,45 @@ def model_hash(model: ModelLike) -> str | None:
     return hashlib.sha256(model).hexdigest() if isinstance(model, bytes) else None
 
 
-def _reference(
-    folder: Path, graph: ir.Model, dims: Mapping[str, int] | None, record: RunRecord | None
+def _beside(
+    name: str, folder: Path, graph: ir.Model, dims: Mapping[str, int] | None, record: RunRecord | None
 ) -> ir.Model | None:
-    """Return the float model that the companion in `folder` was improved from; None where it is the float model."""
-    path = folder / names.REFERENCE
+    """Return another float model in `folder`, with the companion's inputs and outputs; None where there is none."""
+    path = folder / name
     if not path.is_file():
-        if record is not None and names.REFERENCE in record.files:
+        if record is not None and name in record.files:
             raise ModelError(
-                f"The folder {str(folder)!r} lacks {names.REFERENCE}, the float model that scores are taken against: "
-                f"run `fewbits {record.verb}` again."
+                f"The folder {str(folder)!r} lacks {name}, {_WHAT[name]}: run `fewbits {record.verb}` again."
             )
         return None
-    reference = load_model(path)
+    found = load_model(path)
     for what in ("inputs", "outputs"):
-        wanted, given = ([str(value.name) for value in getattr(of.graph, what)] for of in (graph, reference))
+        wanted, given = ([str(value.name) for value in getattr(of.graph, what)] for of in (graph, found))
         if given != wanted:
             raise ModelError(
-                f"The {what} of {names.REFERENCE} in {str(folder)!r} are {', '.join(given)}, and those of "
+                f"The {what} of {name} in {str(folder)!r} are {', '.join(given)}, and those of "
                 f"{names.FLOAT} are {', '.join(wanted)}: the files do not belong together."
             )
     if dims:
-        fix_dims(reference, dims)
-    infer_shapes(reference)
-    return reference
+        fix_dims(found, dims)
+    infer_shapes(found)
+    return found
+
+
+def _unrounded(folder: Path, graph: ir.Model, dims: Mapping[str, int] | None, record: RunRecord) -> ir.Model | None:
+    """Return the float model that the companion in `folder` was rounded from; None where that is the reference."""
+    found = _beside(names.UNROUNDED, folder, graph, dims, record)
+    if found is not None and names_in(found) != names_in(graph):
+        raise ModelError(
+            f"{names.UNROUNDED} in {str(folder)!r} has other nodes or constants than {names.FLOAT}: the files do not "
+            f"belong together."
+        )
+    return found
+
+
+def names_in(model: ir.Model) -> tuple[list[str], list[str]]:
+    """Return the names of the constants and of the nodes of a model."""
+    return sorted(map(str, model.graph.initializers)), [str(node.name) for node in model.graph]
 
 
 def _pinned(folder: Path, wanted: tuple[str, ...], graph: ir.Graph | ir.Model) -> dict[str, Encoding]:

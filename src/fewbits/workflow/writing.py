@@ -33,7 +33,7 @@ Options = dict[str, Any]
 
 
 def write_models(folder: Path, calibration: Calibration, made: Quantized) -> None:
-    """Write the artifact, its float companion and its encodings; and the float model that it was improved from, if any.
+    """Write the artifact, its float companion and its encodings; and the float models it was improved from, if any.
 
     Raises:
         OutputError: they cannot be written.
@@ -41,8 +41,11 @@ def write_models(folder: Path, calibration: Calibration, made: Quantized) -> Non
     LargeSession.rest()  # writing takes memory of its own
     save_model(made.model, folder / names.ARTIFACT)
     save_model(calibration.model, folder / names.FLOAT)
-    if calibration.source.reference is not None:
-        save_model(calibration.source.reference, folder / names.REFERENCE)
+    source = calibration.source
+    if source.reference is not None:
+        save_model(source.reference, folder / names.REFERENCE)
+    if source.pinned and source.unrounded is not None:
+        save_model(source.unrounded, folder / names.UNROUNDED)
     write_encodings(folder, calibration.model, made.plan, made.encodings)
 
 

@@ -1,6 +1,7 @@
 """What the tensors of a float network are like, channel by channel: ranges, mean squares, gradients of the outputs."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -10,6 +11,30 @@ from fewbits.runtime.torch_graph import Step, Tensors, TorchGraph
 
 _PROBES = 2  # per batch
 Rows = dict[str, torch.Tensor]
+
+
+def variances(network: Callable[[Tensors], Mapping[str, torch.Tensor]], batches: Iterable[Tensors]) -> dict[str, float]:
+    """Return output -> its variance over all batches; without outputs that are constant or no real numbers.
+
+    Args:
+        network: returns outputs by name.
+        batches: input name -> tensor, each.
+    """
+    sums: dict[str, list[torch.Tensor]] = {}
+    with torch.no_grad():
+        for batch in batches:
+            for name, value in network(batch).items():
+                if value.is_floating_point() and value.numel():
+                    wide = value.double()
+                    parts = torch.stack([wide.sum(), wide.pow(2).sum(), wide.new_tensor(value.numel())])
+                    sums.setdefault(name, []).append(parts)
+    found = {}
+    for name, parts_of in sums.items():
+        total, square, count = (float(v) for v in torch.stack(parts_of).sum(0))
+        power = square / count - (total / count) ** 2
+        if math.isfinite(power) and power > 0:
+            found[name] = power
+    return found
 
 
 @dataclass(slots=True)
@@ -46,13 +71,15 @@ class Seen:
         self._values.update((n, v) for n, v in named if n and v is not None and v.is_floating_point())
         return outputs
 
-    def add(self, graph: TorchGraph, batch: Tensors, powers: Mapping[str, float], generator: torch.Generator) -> None:
+    def add(
+        self, graph: TorchGraph, batch: Tensors, powers: Mapping[str, float | torch.Tensor], generator: torch.Generator
+    ) -> None:
         """Take in one batch.
 
         Args:
             graph: the float network.
             batch: input name -> tensor.
-            powers: output -> power that its error is relative to.
+            powers: output -> power that its error is relative to, or one for each of its elements, broadcastable.
             generator: of the projections, on the CPU.
         """
         leaves = {name: v.detach().requires_grad_() for name, v in batch.items() if v.is_floating_point()}

@@ -1,4 +1,4 @@
-"""Channels balanced before training: a network that computes the same, with the least error expected of its grids.
+"""Channels balanced: a network that computes the same, with the least error expected of its grids.
 
 A grid has one step for all channels of a tensor, so that channels of a small range get few codes. With a factor s_c for
 each channel, taken back by the layers that read it, outputs stay, and the expected squared error of the outputs is
@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fewbits.improvement.torch_channels import FIXED, Channels, find_channels
+from fewbits.improvement.torch_rescale import Values, rescale, sharing
+from fewbits.improvement.torch_seen import Seen
 from fewbits.improvement.torch_walk import Start
 from fewbits.runtime.torch_graph import Tensors, TorchGraph
 from fewbits.spec.dtypes import PerTensor
 from fewbits.spec.plan import Plan
-from fewbits.training.torch_channels import FIXED, Channels, find_channels
-from fewbits.training.torch_rescale import Values, rescale, sharing
-from fewbits.training.torch_seen import Seen
 
 _ITERATIONS, _RATE = 150, 0.06
 _MOST = 16.0  # factor of a channel
@@ -37,24 +37,32 @@ class Balanced:
     """A network in other channel sizes.
 
     Attributes:
-        start: the same network, with its grids.
+        start: the same network, with its grids; the very one that was given where little is to be gained.
         before, after: error of the outputs that the formula above expects, in units of their power.
+        declined: node of a layer that keeps its weight -> the reason.
     """
 
     start: Start
     before: float
     after: float
+    declined: Mapping[str, str]
 
 
-def balance(
-    start: Start, batches: Iterable[Tensors], powers: Mapping[str, float | None], *, device: str = "cpu", seed: int = 0
-) -> Balanced | None:
-    """Return the models of `start` with balanced channels; None where little is to be gained.
+def look(
+    start: Start,
+    batches: Iterable[Tensors],
+    powers: Mapping[str, float | torch.Tensor | None],
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Seen:
+    """Return what the channels of the float model of `start` are like.
 
     Args:
-        start: left as it is.
+        start: models and grids.
         batches: what ranges and gradients are taken from.
-        powers: output of the model -> power that its error is relative to; None where its error does not count.
+        powers: output of the model -> power that its error is relative to, or one for each of its elements; None where
+            its error does not count.
         device: where torch computes.
         seed: of the projections of gradients.
     """
@@ -62,18 +70,38 @@ def balance(
     seen = Seen()
     for batch in batches:
         seen.add(graph, batch, {name: power for name, power in powers.items() if power is not None}, generator)
-    kept = [grid.tensor for grid in start.plan.grids.values() if grid.fixed_range is not None]
-    channels = find_channels(graph, seen.shapes, [*powers, *kept])
-    if channels.count == 1 or not seen.gradient:
-        return None
-    terms: list[_Term] = [*_grid_terms(start.plan, channels, seen), *_weight_terms(graph, start.plan, channels, seen)]
-    if not terms:
-        return None
-    factors, before, after = _least(terms, channels.count)
+    return seen
+
+
+def balance(start: Start, seen: Seen, outputs: Iterable[str], *, weights: float = 1.0) -> Balanced:
+    """Return the models of `start` with balanced channels.
+
+    Args:
+        start: left as it is; the biases of its current model make up for what its rounded weights do to means.
+        seen: what the channels of its float model are like.
+        outputs: of the model.
+        weights: share of the error expected of rounded weights that counts.
+    """
+    graph = TorchGraph(start.reference)
+    channels = find_channels(graph, seen.shapes, _kept(start.plan, outputs))
+    terms: list[_Term] = []
+    if channels.count > 1 and seen.gradient:
+        terms += [*_grid_terms(start.plan, channels, seen), *_weight_terms(graph, start.plan, channels, seen, weights)]
+    factors, before, after = _least(terms, channels.count) if terms else (np.ones(channels.count), 0.0, 0.0)
     if not after < _WORTH * before:
-        return None
-    values = {name: Values(*(of[name].numpy() for of in (seen.low, seen.high, seen.mean))) for name in channels.classes}
-    return Balanced(rescale(start, channels, values, factors), before, after)
+        nodes = [layer.node for layer in channels.layers if layer.node not in channels.declined]
+        why = f"the error expected of the outputs would not fall by {1 - _WORTH:.0%}"
+        return Balanced(start, before, before, {**dict.fromkeys(nodes, why), **channels.declined})
+    extremes = (seen.low, seen.high, seen.mean)
+    values = {name: Values(*(of[name].numpy() for of in extremes)) for name in channels.classes}
+    return Balanced(rescale(start, channels, values, factors), before, after, channels.declined)
+
+
+def _kept(plan: Plan, outputs: Iterable[str]) -> dict[str, str]:
+    """Return the tensors whose channels keep their size, and why."""
+    fixed = [grid.tensor for grid in plan.grids.values() if grid.fixed_range is not None]
+    kept = {name: f"the operator that writes {name!r} fixes its range" for name in fixed}
+    return kept | {name: f"{name!r} is an output of the model" for name in outputs}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,7 +179,7 @@ def _grid_terms(plan: Plan, channels: Channels, seen: Seen) -> list[_GridTerm]:
     return found
 
 
-def _weight_terms(graph: TorchGraph, plan: Plan, channels: Channels, seen: Seen) -> list[_WeightTerm]:
+def _weight_terms(graph: TorchGraph, plan: Plan, channels: Channels, seen: Seen, share: float) -> list[_WeightTerm]:
     found = []
     for layer in channels.layers:
         key, value = plan.inputs.get((layer.node, 1)), graph.known(layer.weight)
@@ -166,7 +194,7 @@ def _weight_terms(graph: TorchGraph, plan: Plan, channels: Channels, seen: Seen)
         found.append(
             _WeightTerm(
                 taps.abs().amax(2), inputs[index], torch.from_numpy(channels.classes[layer.result]),
-                variance[index] * taps.shape[2], seen.gradient[layer.result], spec.qmax - spec.qmin,
+                variance[index] * taps.shape[2], share * seen.gradient[layer.result], spec.qmax - spec.qmin,
                 isinstance(spec.granularity, PerTensor),
             )
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Balance the ranges of weights at the boundaries of chains of layers; arithmetic only, no graph.
+"""Scales of cross-layer equalization: even ranges of weights at the boundaries of chains of layers; no graph here.
 
 At a boundary, r1_i is the largest weight of output channel i of the first layer, r2_i that of input channel i of the
 second, R1 and R2 are the largest weights of the layers, and p1_i = r1_i / R1, p2_i = r2_i / R2 the shares of the range
@@ -8,8 +8,8 @@ paper; one factor for all channels of a boundary changes no share, and finding t
 of sweeps.
 
 One boundary alone never gets worse: the products r1_i r2_i stay, and R1 R2 falls to the largest of them. In a chain a
-neighbour may raise R1 or R2; a chain where that leaves any boundary worse is balanced again in guarded steps, of which
-only those are taken that leave no boundary worse than it was.
+neighbour may raise R1 or R2; a chain where that leaves any boundary worse is evened out again in guarded steps, of
+which only those are taken that leave no boundary worse than it was.
 
 Source: Nagel et al. 2019, Data-Free Quantization through Weight Equalization and Bias Correction, equations 9 to 11.
 """
@@ -44,17 +44,17 @@ class Boundary:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Balanced:
-    """What balancing one boundary gives: the scale s [C], and the error before and after."""
+class Evened:
+    """What evening out one boundary gives: the scale s [C], and the error before and after."""
 
     scale: FloatArray
     before: float
     after: float
 
 
-def balance(
+def even_out(
     matrices: Mapping[str, FloatArray], boundaries: Sequence[Boundary], windows: Sequence[Window]
-) -> tuple[Balanced, ...]:
+) -> tuple[Evened, ...]:
     """Return the scales of all boundaries, in their order.
 
     Args:
@@ -62,11 +62,11 @@ def balance(
         boundaries: a layer is `first` of at most one of them, and `second` of at most one.
         windows: for each boundary lowest and highest log s, [C] each, around zero.
     """
-    found, window_of = dict[Boundary, Balanced](), dict(zip(boundaries, windows, strict=True))
+    found, window_of = dict[Boundary, Evened](), dict(zip(boundaries, windows, strict=True))
     for chain in _chains(boundaries):
         before = _errors(matrices, chain)
-        scales, after = _balanced(matrices, chain, before, [window_of[boundary] for boundary in chain])
-        rows = map(Balanced, scales, before, after)
+        scales, after = _evened(matrices, chain, before, [window_of[boundary] for boundary in chain])
+        rows = map(Evened, scales, before, after)
         found.update(zip(chain, rows, strict=True))
     return tuple(found[boundary] for boundary in boundaries)
 
@@ -86,7 +86,7 @@ def _chains(boundaries: Sequence[Boundary]) -> list[list[Boundary]]:
     return chains
 
 
-def _balanced(
+def _evened(
     matrices: Mapping[str, FloatArray], chain: list[Boundary], before: list[float], windows: list[Window]
 ) -> tuple[list[FloatArray], list[float]]:
     for shares in (_FREE, _GUARDED):

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from fewbits.improvement.torch_channels import Channels, ScaledLayer
 from fewbits.improvement.torch_walk import Start
 from fewbits.numerics.affine import SMALLEST_SCALE, encoding_from_range, fake_quantize
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
-from fewbits.training.torch_channels import Channels, ScaledLayer
 
 F64 = npt.NDArray[np.float64]
 
