@@ -1,8 +1,9 @@
 """Step 4 on every network: the score of each method, from one set of calibration samples, and what it costs.
 
 Each row is one call of `fewbits.improve` with the methods named; "nearest" is what `quantize` makes without them.
-Layers are improved on activations in float, and on rounded ones where the name says so. `--case` picks networks,
-`--methods` rows. With one thread the seconds are those of the processor, so that other processes do not count.
+Layers are improved on activations in float, and on rounded ones where the name says so or activations have 6 bits or less.
+`--case` picks networks, `--methods` rows. With one thread the seconds are those of the processor, so that other
+processes do not count.
 """
 
 import json
@@ -30,6 +31,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "seq-mse": ("seq-mse", {}),
     "gptq": ("gptq", {}),
     "gptq, rounded activations": ("gptq", {"with_activations": True}),
+    "gptq, float activations": ("gptq", {"with_activations": False}),
     "balance,gptq": ("balance,gptq", {}),
     "cle,gptq": ("cle,gptq", {}),
     "adaround": ("adaround", {}),
@@ -57,13 +59,16 @@ ALL = (
 BALANCED = ("gptq", "balance,gptq")
 EQUAL = ("cle", "smooth")
 DROP = ("adaround by block", "adaround by block, drop 0.5")
+NARROWER = ("gptq, float activations", "gptq")
+NARROW = ("gptq, float activations", "gptq", "adaround", "adaround by block", "adaround by block, drop 0.5")
 CASES = {
     "resnet20 w4a8": Case(RESNET20, "w4a8", 80.9, (*ALL, *DROP)),
-    "resnet20 w4a4": Case(RESNET20, "w4a4", None, DROP),
+    "resnet20 w4a4": Case(RESNET20, "w4a4", None, NARROW),
+    "resnet20 w4a6": Case(RESNET20, "w4a6", None, NARROWER),
+    "imdn w4a6": Case(NETWORKS["imdn"], "w4a6", None, NARROWER),
     "imdn w4a8": Case(NETWORKS["imdn"], "w4a8", 35.0, (*ALL, *DROP)),
-    "imdn w4a4": Case(NETWORKS["imdn"], "w4a4", None, DROP),
+    "imdn w4a4": Case(NETWORKS["imdn"], "w4a4", None, NARROW),
     "kwt1 w4a8": Case(NETWORKS["kwt1"], "w4a8", 97.0, (*ALL, *DROP)),
-    "kwt1 w4a4": Case(NETWORKS["kwt1"], "w4a4", None, DROP),
     "stories w4a8": Case(NETWORKS["stories"], "w4a8", 5.23, ALL),
     "stories w8a8": Case(NETWORKS["stories"], "w8a8", None, EQUAL),
     "resnet56 w4a8": Case(NETWORKS["resnet56"], "w4a8", 83.0, ALL),

@@ -19,13 +19,22 @@ from fewbits.improvement.methods import Effort, parse_methods
 from fewbits.reporting.read import read_any
 from fewbits.runtime.session import RunOptions
 from fewbits.runtime.store import STORE, Store
+from fewbits.spec.precision import Precision
 from fewbits.workflow.baseline import baseline
 from fewbits.workflow.content_keys import model_key
 from fewbits.workflow.export import export
 from fewbits.workflow.improve import adaround, improve
 from fewbits.workflow.improve_models import floating_model
 from fewbits.workflow.improve_run import ImproveRun
-from fewbits.workflow.improve_steps import MethodRow, OutputError, check_order, decide, not_worse, steps_after
+from fewbits.workflow.improve_steps import (
+    MethodRow,
+    OutputError,
+    check_order,
+    decide,
+    not_worse,
+    steps_after,
+    usual_effort,
+)
 from fewbits.workflow.quantize import quantize
 from fewbits.workflow.runs import runs
 from fewbits.workflow.sessions import open_graph
@@ -51,6 +60,23 @@ def test_a_named_method_that_makes_the_outputs_worse_is_dropped(tiny, small, mon
 @pytest.mark.parametrize(("before", "after", "kept"), [(1.0, 1.005, True), (1.0, 1.02, False), (None, 2.0, True)])
 def test_an_error_may_not_grow_by_more_than_a_percent(before, after, kept):
     assert not_worse(error_of(before), error_of(after))[0] is kept
+
+
+@pytest.mark.parametrize(
+    ("given", "precisions", "found"),
+    [(None, ("w4a8",), False), (None, ("w4a6",), True), (None, ("w4a16", "fp16"), False),
+     (None, ("w8a16", "w4a4"), True), (False, ("w4a4",), False), (True, ("w4a8",), True)],
+)  # fmt: skip
+def test_layers_read_rounded_activations_where_these_have_few_bits(given, precisions, found):
+    effort = usual_effort(Effort(with_activations=given), [Precision.parse(text) for text in precisions])
+    assert effort.with_activations is found
+
+
+def test_at_four_bits_layers_are_improved_on_rounded_activations(tiny, small):
+    given = {"precision": "w4a4", "methods": "gptq", "auto": False, **small}
+    runs = [improve(tiny.model, effort=Effort(with_activations=how), **given) for how in (None, True, False)]
+    usual, rounded, floating = ([row.layers for row in run.methods] for run in runs)
+    assert usual == rounded != floating
 
 
 MORE = {**SCORED, "samples": 128, "eval_samples": None}

@@ -49,8 +49,13 @@ _Time = Annotated[
     str | None, typer.Option("--time", metavar="T", help="90s, 10m, 1h: no method and no layer is begun after that.")
 ]
 _WithActivations = Annotated[
-    bool,
-    typer.Option("--with-activations", help="Layers read activations that are rounded.", rich_help_panel=_ROUNDING),
+    bool | None,
+    typer.Option(
+        "--with-activations/--no-with-activations",
+        help="Layers read activations that are rounded.",
+        rich_help_panel=_ROUNDING,
+        show_default="up to 6 bits",
+    ),
 ]
 _Drop = Annotated[
     float,
@@ -210,7 +215,7 @@ def parse_effort(
     *,
     seed: int,
     device: str,
-    with_activations: bool,
+    with_activations: bool | None,
     drop: float = EFFORT.drop,
 ) -> Effort:
     """Return how the methods that round work.

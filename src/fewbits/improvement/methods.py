@@ -1,7 +1,7 @@
 """The table of methods of step 4, cheap ones first: what each does and which kind of thing it changes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from fewbits.errors import SpecError
@@ -65,6 +65,10 @@ def parse_methods(text: str | Sequence[str]) -> tuple[Method, ...]:
     return tuple(known[name] for name in dict.fromkeys(names))
 
 
+FEW_BITS = 6
+"""Of activations: what rounding them does is then more than what it hides from the layers that learn."""
+
+
 @dataclass(frozen=True, slots=True)
 class Effort:
     """How the methods that round work.
@@ -75,7 +79,8 @@ class Effort:
         ceiling: bytes of activations held in memory; what is beyond waits in files.
         seed: of everything that is drawn.
         device: where torch computes: "cpu", "cuda".
-        with_activations: layers are improved on activations that are rounded, too.
+        with_activations: layers are improved on activations that are rounded, too; None: where these have few bits,
+            which the verbs decide by `on`.
         drop: share of the activations that adaround reads as the float model has them, drawn anew in each iteration;
             the others are rounded. 0 draws nothing.
     """
@@ -85,7 +90,7 @@ class Effort:
     ceiling: int = 4_000_000_000
     seed: int = 0
     device: str = "cpu"
-    with_activations: bool = False
+    with_activations: bool | None = None
     drop: float = 0.0
 
     def __post_init__(self) -> None:
@@ -97,3 +102,9 @@ class Effort:
             raise SpecError(f"The share of activations to drop is at least 0 and below 1, not {self.drop:g}.")
         if self.ceiling < 1:
             raise SpecError("The memory ceiling is a positive number of bytes.")
+
+    def on(self, activation_bits: int) -> "Effort":
+        """Return what this is for activations whose narrowest grids have so many bits."""
+        if self.with_activations is not None:
+            return self
+        return replace(self, with_activations=activation_bits <= FEW_BITS)

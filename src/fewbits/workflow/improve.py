@@ -27,7 +27,7 @@ from fewbits.workflow.finish import Finished, Written, complete, write_made
 from fewbits.workflow.goal import Goal, check_goal
 from fewbits.workflow.improve_models import State, check_clips, floating_model
 from fewbits.workflow.improve_run import Figures, ImproveRun, NothingToImproveError, Wanted
-from fewbits.workflow.improve_steps import MethodRow, check_order, steps_after
+from fewbits.workflow.improve_steps import MethodRow, check_order, steps_after, usual_effort
 from fewbits.workflow.next_step import Steps
 from fewbits.workflow.profiles import open_profile
 from fewbits.workflow.quantized import Quantized
@@ -340,7 +340,8 @@ def _wanted(options: Options) -> Wanted:
     clips = check_clips(options["clips"])
     profile = open_profile(options["precision"], options["profile"])
     _check_widths(profile, methods)
-    effort, training = options["effort"] or Effort(), options.get("training") or Training()
+    effort = usual_effort(options["effort"] or Effort(), (profile.default, *profile.nodes.values()))
+    training = options.get("training") or Training()
     _check_torch(methods, effort, training)
     return Wanted(methods, auto, bool(options["score_each"]), profile, effort, training, clips)
 

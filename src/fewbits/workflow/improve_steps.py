@@ -140,7 +140,18 @@ def _stronger(verb: str, rows: Sequence[MethodRow], options: Mapping[str, Any]) 
         why, names = "choose the rounding of weights together", "gptq"
     method = ",".join((*equalizations, names))
     line = command_line(verb, given, only=only, method=method, **flags)
-    yield why, f"{line} --with-activations" if effort.with_activations else line
+    yield why, line + _activations_flag(effort, Precision.parse(options["precision"]))
+
+
+def _activations_flag(effort: Effort, precision: Precision) -> str:
+    if effort.with_activations == usual_effort(Effort(), (precision,)).with_activations:
+        return ""
+    return " --with-activations" if effort.with_activations else " --no-with-activations"
+
+
+def usual_effort(effort: Effort, precisions: Sequence[Precision]) -> Effort:
+    """Return an effort with what it leaves open decided for a model in some precisions."""
+    return effort.on(min((p.activation_bits for p in precisions if not p.is_float), default=16))
 
 
 def _repeated(options: Mapping[str, Any], output: Path | None) -> Iterator[tuple[str, str]]:
