@@ -1,9 +1,9 @@
 """Step 4 on every network: the score of each method, from one set of calibration samples, and what it costs.
 
 Each row is one call of `fewbits.improve` with the methods named; "nearest" is what `quantize` makes without them.
-Layers are improved on activations in float, and on rounded ones where the name says so or activations have 6 bits or less.
-`--case` picks networks, `--methods` rows. With one thread the seconds are those of the processor, so that other
-processes do not count.
+Layers are improved on activations in float, and on rounded ones where the name says so or these have few bits. `--case`
+picks networks, `--methods` rows. With one thread the seconds are those of the processor, so that other processes do not
+count.
 """
 
 import json
