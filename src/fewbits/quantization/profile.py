@@ -8,8 +8,8 @@ import onnx_ir as ir
 from fewbits.errors import SpecError
 from fewbits.graph.opset import QDQ_OPSET
 from fewbits.graph.topology import constant, data_positions, data_values, fusions, is_float32, op_rule
-from fewbits.quantization.divided import divided
 from fewbits.quantization.half import castable_inputs
+from fewbits.quantization.read_in_float import read_in_float
 from fewbits.spec.optable import FLOAT_REASONS, Kind
 from fewbits.spec.plan import NodePlan
 from fewbits.spec.precision import FP16, FP32, Precision
@@ -100,7 +100,7 @@ def float_reasons(graph: ir.Graph, target: Target) -> dict[ir.Node, str]:
     """Return why nodes stay in float32 whatever the profile says; the others are not named."""
     data = data_values(graph)
     found = ((node, _float_reason(node, target, data)) for node in graph)
-    return {**divided(graph), **{node: reason for node, reason in found if reason}}
+    return {**read_in_float(graph), **{node: reason for node, reason in found if reason}}
 
 
 def _float_reason(node: ir.Node, target: Target, data: set[ir.Value]) -> str:

@@ -47,3 +47,22 @@ def test_a_channel_narrower_than_a_step_is_normalized_all_the_same(policy):
     wanted, given = session(graph, policy)(feeds)["y"], session(made.quantized, policy)(feeds)["y"]
     assert np.isfinite(given).all()
     assert np.abs(given - wanted).max() < 0.1  # a step of the input: 8 of its deviations in 255 codes is 0.03
+
+
+POOLED = (
+    "g (float[N, 3, 6, 6] x) => (float y, float z) {"
+    " c = Conv (x, w) r = Relu (c) t = Transpose <perm = [0, 1, 3, 2]> (r)"
+    " p = AveragePool <dilations = [2, 2], kernel_shape = [2, 2]> (t) y = Conv (p, w) z = Conv (r, w) }"
+)
+
+
+@pytest.mark.parametrize("precision", ["w8a8", "w8a16"])
+@pytest.mark.parametrize("policy", FAITHFUL)
+def test_a_pool_with_dilations_between_quantized_layers_loads(policy, precision):
+    graph, feeds = model(POOLED, w=normal(3, 3, 1, 1)), {"x": normal(4, 3, 6, 6)}
+    made = quantized(graph, feeds, precision)
+    wanted, given = session(graph, policy)(feeds), session(made.quantized, policy)(feeds)
+    for name in ("y", "z"):
+        assert np.abs(given[name] - wanted[name]).max() < 0.05 * np.abs(wanted[name]).max()
+    assert "has dilations" in made.plan.nodes["c"].reason
+    assert {name for name, node in made.plan.nodes.items() if node.precision.float_bits == 32} == {"c", "r", "t", "p"}
