@@ -340,7 +340,9 @@ def _wanted(options: Options) -> Wanted:
     clips = check_clips(options["clips"])
     profile = open_profile(options["precision"], options["profile"])
     _check_widths(profile, methods)
-    effort = usual_effort(options["effort"] or Effort(), (profile.default, *profile.nodes.values()))
+    effort = options["effort"] or Effort()
+    if all(method.kind is not Kind.TRAIN for method in methods):  # training ends better from the others' start
+        effort = usual_effort(effort, (profile.default, *profile.nodes.values()))
     training = options.get("training") or Training()
     _check_torch(methods, effort, training)
     return Wanted(methods, auto, bool(options["score_each"]), profile, effort, training, clips)

@@ -64,6 +64,11 @@ class Wanted:
     training: Training
     clips: Clips
 
+    @property
+    def trains(self) -> bool:
+        """Whether a method trains, for which the others only make ready."""
+        return any(method.kind is Kind.TRAIN for method in self.methods)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Figures:
@@ -184,8 +189,7 @@ class ImproveRun:
         return None if self.store.path is None else self.store.path.with_name(CHECKPOINT)
 
     def _check_labels(self, data: Dataset) -> None:
-        trains = any(method.kind is Kind.TRAIN for method in self.wanted.methods)
-        if trains and self.wanted.training.labels and not data.has_labels:
+        if self.wanted.trains and self.wanted.training.labels and not data.has_labels:
             raise DataError(
                 f"The data {data.name!r} have no labels to train with: leave out --labels, or give data that have some."
             )
@@ -204,7 +208,7 @@ class ImproveRun:
             assert figures.score is not None
             assert reached.score is not None
             is_kept, why = decide((figures.output, figures.score), (reached.output, reached.score))
-        elif method.is_guarded:
+        elif method.is_guarded and not self.wanted.trains:
             is_kept, why = not_worse(figures.output, reached.output)
         self.rows.append(_row(method, found, seconds, reached, (is_kept, why)))
         if not is_kept:
