@@ -20,6 +20,7 @@ from fewbits.reporting.read import read_any
 from fewbits.runtime.session import RunOptions
 from fewbits.runtime.store import STORE, Store
 from fewbits.spec.precision import Precision
+from fewbits.training.schedule import Training
 from fewbits.workflow.baseline import baseline
 from fewbits.workflow.content_keys import model_key
 from fewbits.workflow.export import export
@@ -35,6 +36,7 @@ from fewbits.workflow.improve_steps import (
     steps_after,
     usual_effort,
 )
+from fewbits.workflow.qat import train
 from fewbits.workflow.quantize import quantize
 from fewbits.workflow.runs import runs
 from fewbits.workflow.sessions import open_graph
@@ -55,6 +57,17 @@ def test_a_named_method_that_makes_the_outputs_worse_is_dropped(tiny, small, mon
     found = improve(tiny.model, methods=["seq-mse", "gptq"], auto=False, **small)
     assert [(row.name, row.kept) for row in found.methods] == [("seq-mse", False), ("gptq", True)]
     assert found.methods[0].reason == "the output error on calibration data would grow from 0.1 to 0.2"
+
+
+def test_a_method_that_makes_ready_for_training_is_kept_and_reads_float_activations(tiny, small, monkeypatch):
+    grown = iter([0.1, 0.2, 0.3])
+    monkeypatch.setattr(ImproveRun, "_error", lambda *_: OutputError(next(grown), 10.0))
+    given = {"precision": "w4a4", "training": Training(steps=2), **small}
+    found = train(tiny.model, methods=["gptq", "qat"], **given)
+    assert [(row.name, row.kept) for row in found.methods] == [("gptq", True), ("qat", True)]
+    monkeypatch.undo()
+    alone = improve(tiny.model, precision="w4a4", methods="gptq", effort=Effort(with_activations=False), **small)
+    assert found.methods[0].layers == alone.methods[0].layers
 
 
 @pytest.mark.parametrize(("before", "after", "kept"), [(1.0, 1.005, True), (1.0, 1.02, False), (None, 2.0, True)])
