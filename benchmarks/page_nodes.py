@@ -130,12 +130,13 @@ def graphs() -> str:
         rows += [("the same without pages of libraries, which become resident when first used",
                   " / ".join(f"{own[key]:.0f}" for key in ("first_mb", "after_warm_up_mb", "last_mb"))),
                  ("its MB a minute in the last half", f"{own['last_half_mb_per_minute']:.2f}")]  # fmt: skip
-    first, second = (load(name)[0] for name in ("fuzz_graphs_1", "fuzz_graphs_2"))
+    first, second, third, fourth = (load(f"fuzz_graphs_{i}")[0] for i in (1, 2, 3, 4))
     return (
         "## Random graphs\n\nRandom graphs, precisions, targets and ranges through prepare, quantize, insert and import, each held against the "
         "invariants of `tests/fuzz/graph_checks.py` (`benchmarks/fuzz_graphs.py`). Their numbers are used nowhere else. A first run, of "
         f"{first['graphs']} graphs, broke invariants {first['failures']} times in five graphs, of three causes: onnxslim fixed an open batch at the "
         "size of a constant beside it, the open shape of an output replaced that of an input that is the same tensor, and a tensor lost its name in "
-        f"import. A second one, of {second['graphs']} other graphs, broke them {second['failures']} times, of one cause: {LAST_CAUSE} All of them were "
-        "mended before the third run, which the table is of; its minutes include pauses.\n\n" + table(("", ""), rows) + "\n" + when
+        f"import. A second one, of {second['graphs']} other graphs, broke them {second['failures']} times, of one cause: {LAST_CAUSE} A third one, of "
+        f"{third['graphs']}, broke them {third['failures']} times; a fourth, of {fourth['graphs']}, {fourth['failures']} times in one graph, where an AveragePool with "
+        "dilations stood between two grids. All of them were mended before the next run; the table is of the last.\n\n" + table(("", ""), rows) + "\n" + when
     )  # fmt: skip
