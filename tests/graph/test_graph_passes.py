@@ -179,6 +179,18 @@ def test_simplify_works_without_the_large_weights(monkeypatch):
     assert after.graph.initializers["w"].const_value is tensor
 
 
+def test_simplify_declines_what_fixes_the_size_of_a_compress():
+    """onnxslim gives its output the shape of its input, by which onnxruntime plans memory."""
+    model = graph(
+        "g (float[2, 4] x) => (float[6, 2, 4] y) <int64 depth = {6}, float[2] values = {0, 1}, bool[2] some = {1, 0}>"
+        " { a = ArgMax <axis = -1> (x) h = OneHot <axis = 0> (a, depth, values)"
+        " c = Compress <axis = 0> (x, some) y = Add (c, h) }"
+    )
+    assert "it fixes the size of 'c', which a Compress decides by its data" in reasons(simplify.run(model))
+    infer_shapes(model)
+    assert not isinstance(next(node for node in model.graph if node.op_type == "Compress").outputs[0].shape[0], int)
+
+
 def test_simplify_keeps_onnxslim_from_installing_a_log_handler():
     simplify.run(shaped())
     assert {type(handler) for handler in logging.getLogger("onnxslim").handlers} == {logging.NullHandler}

@@ -29,7 +29,8 @@ _SKIPPED_PATTERNS = [
 def run(model: ir.Model, check: Callable[[bytes], None] | None = None) -> PassResult:
     """Let onnxslim rewrite the graph; keep the result only if the ONNX checker, and `check`, accept it.
 
-    It reads [batch, 4] + [3, 4] as batch = 3, which a batch of 1 is not, and fixes the inputs: that is not kept.
+    It reads [batch, 4] + [3, 4] as batch = 3, which a batch of 1 is not, and fixes the inputs: that is not kept. Nor is
+    it where a Compress gets the shape of its input.
     Above 1.5 GB of weights the large ones do not pass through onnxslim: what it does to shapes still applies, what it
     would do to those weights does not.
     """
@@ -37,6 +38,7 @@ def run(model: ir.Model, check: Callable[[bytes], None] | None = None) -> PassRe
     try:
         result = rewrite(model, _slim, limit_bytes=2**62 if fits else _LARGE_WEIGHT_BYTES)
         _require_open(model, result)
+        _require_uncounted(result)
         name_nodes(result)
         name_subgraph_values(result)
         before, after = _structure(model), _structure(result)
@@ -69,6 +71,13 @@ def _require_open(before: ir.Model, after: ir.Model) -> None:
         for was, size in zip(old.shape or (), new.shape or (), strict=False):
             if isinstance(size, int) and not isinstance(was, int):
                 raise ModelError(f"it fixes the open dimension {was.value!r} of input {old.name!r} at {size}")
+
+
+def _require_uncounted(model: ir.Model) -> None:
+    for node in model.graph:
+        shape = node.outputs[0].shape if (node.domain, node.op_type) == ("", "Compress") else None
+        if shape and isinstance(shape[node.attributes.get_int("axis", 0)], int):
+            raise ModelError(f"it fixes the size of {node.outputs[0].name!r}, which a Compress decides by its data")
 
 
 def _structure(model: ir.Model) -> list[tuple[object, ...]]:
