@@ -35,10 +35,17 @@ class Method:
     is_guarded: bool = True
 
 
-_PREPARES = (False, False)  # needs no torch, and is for the methods behind it
 METHODS = (
-    Method("cle", Kind.EQUALIZE, "cross-layer equalization and high-bias absorption", *_PREPARES),
-    Method("smooth", Kind.EQUALIZE, "SmoothQuant-style migration from normalizations into the weights", *_PREPARES),
+    Method(
+        "cle", Kind.EQUALIZE, "cross-layer equalization and high-bias absorption", needs_torch=False, is_guarded=False
+    ),
+    Method(
+        "smooth",
+        Kind.EQUALIZE,
+        "SmoothQuant-style migration from normalizations into the weights behind them",
+        needs_torch=False,
+        is_guarded=False,
+    ),  # fmt: skip
     Method("balance", Kind.EQUALIZE, "channel sizes at which rounding activations and weights costs the outputs least"),
     Method("bias-correction", Kind.ROUND, "biases of least error behind the activation function, layer after layer"),
     Method("seq-mse", Kind.ROUND, "weight scales of least error at the layer's output, layer after layer"),
