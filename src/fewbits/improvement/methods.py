@@ -45,7 +45,7 @@ METHODS = (
         "SmoothQuant-style migration from normalizations into the weights behind them",
         needs_torch=False,
         is_guarded=False,
-    ),  # fmt: skip
+    ),
     Method("balance", Kind.EQUALIZE, "channel sizes at which rounding activations and weights costs the outputs least"),
     Method("bias-correction", Kind.ROUND, "biases of least error behind the activation function, layer after layer"),
     Method("seq-mse", Kind.ROUND, "weight scales of least error at the layer's output, layer after layer"),
