@@ -25,8 +25,10 @@ from fewbits.improvement.methods import Effort
 from fewbits.improvement.result import Improved
 from fewbits.improvement.rounded_store import RoundedStore
 from fewbits.numerics.affine import fake_quantize
+from fewbits.numerics.weights import weight_encoding
 from fewbits.quantization.layers import find_layers
 from fewbits.runtime.store import Store
+from fewbits.spec.dtypes import PerBlock
 from networks import graph, normal
 
 torch = pytest.importorskip("torch")
@@ -432,6 +434,58 @@ def test_one_scale_for_all_channels_stays_one(tmp_path, name):
     assert all(after <= before for before, after in found.errors.values())
     for tensor, pin in found.pinned.items():
         np.testing.assert_array_equal(fake_quantize(array(found.model, tensor), pin), array(found.model, tensor))
+
+
+@cache
+def blocked_case() -> Case:
+    """Return the network with blocks of 4 inputs, and of 2 in each position of the kernels of two convolutions."""
+    case = case_of(mixed(), {"image": images(48, 3, 8, 8)}, "w4a8g4", target="ort-cpu")
+    grids, encodings = dict(case.start.plan.grids), dict(case.start.encodings)
+    for key, granularity in (("w3", PerBlock(0, 2)), ("w4", PerBlock(1, 2))):
+        grids[key] = replace(grids[key], spec=replace(grids[key].spec, granularity=granularity))
+        encodings[key] = weight_encoding(array(case.start.current, key), grids[key].spec)
+    plan = replace(case.start.plan, grids=grids)
+    return replace(case, start=replace(case.start, plan=plan, encodings=encodings))
+
+
+BLOCKED = {"w3", "w4", "w5", "w6"}
+
+
+@pytest.mark.parametrize("name", list(EFFORTS))
+def test_weights_with_scales_per_block_are_improved_on_their_grids(name):
+    case = blocked_case()
+    found = case.improved(name)
+    left = {"up", "unbiased", "product"} if name == "bias-correction" else set()
+    assert set(found.changed) == set(MIXED_LAYERS) - left
+    assert set(found.declined) == left
+    assert all(0 <= after <= before for before, after in found.errors.values())
+    for tensor, pin in found.pinned.items():
+        assert isinstance(pin.spec.granularity, PerBlock) is (tensor in BLOCKED)
+        assert pin.spec == case.start.plan.grids[tensor].spec
+        assert pin.scale.shape == case.start.encodings[tensor].scale.shape
+        if name != "bias-correction":
+            np.testing.assert_array_equal(fake_quantize(array(found.model, tensor), pin), array(found.model, tensor))
+    if name in ("seq-mse", "gptq"):  # the scales of one channel are chosen one by one
+        changes = found.pinned["w6"].scale / case.start.encodings["w6"].scale
+        assert np.unique(changes[0].round(3)).size > 1
+
+
+@pytest.mark.parametrize("name", ["seq-mse", "gptq", "adaround"])
+def test_weights_with_scales_per_block_beat_nearest(name):
+    case = blocked_case()
+    errors = output_errors(case, case.improved(name), after_relu=name == "adaround")
+    ratios = [after / before for before, after in errors.values()]
+    assert np.exp(np.mean(np.log(ratios))) < 0.8
+
+
+def test_scales_per_block_are_kept_and_found_again(tmp_path, monkeypatch):
+    case = blocked_case()
+    with Store(tmp_path / "runs.db") as store:
+        first = case.improved("gptq", store=RoundedStore(store))
+        forbid_solvers(monkeypatch)
+        second = case.improved("gptq", store=RoundedStore(store))
+    assert same_bits(first.model, second.model)
+    assert all(np.array_equal(first.pinned[k].scale, second.pinned[k].scale) for k in BLOCKED)
 
 
 def test_activations_that_are_rounded_are_taken_into_account():

@@ -5,36 +5,48 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewbits.numerics.rounding import Ordered, RoundingProblem, best_steps, round_nearest, round_together
+from fewbits.numerics.rounding import (
+    Ordered,
+    RoundingProblem,
+    best_steps,
+    nearest_of_blocks,
+    round_nearest,
+    round_together,
+)
 from fewbits.spec.dtypes import DType, PerChannel, QuantSpec
 
 ROUNDING = 1e-9  # float64 sums of a few hundred products
 
 
 def made(
-    *shape: int, bits: int = 4, is_shared: bool = False, least: float = 0.0, seed: int = 0
+    *shape: int, bits: int = 4, is_shared: bool = False, least: float = 0.0, seed: int = 0, blocks: int = 0
 ) -> tuple[RoundingProblem, np.ndarray]:
-    """Return a problem of shape [G, C, T, K] with correlated inputs, and the scale that covers each channel."""
+    """Return a problem of shape [G, C, T, K] with correlated inputs, and scales that cover each channel or block."""
     rng = np.random.default_rng(seed)
     groups, channels, _, inputs = shape
     target = rng.standard_normal(shape) * np.exp(rng.uniform(-1, 1, (groups, channels, 1, 1)))
     mixing = rng.standard_normal((groups, inputs, inputs)) + 2  # a common part, so that errors can make up
     cost = mixing @ mixing.transpose(0, 2, 1) / inputs + 0.05 * np.eye(inputs)
     spec = QuantSpec(DType.container(bits, signed=True), bits, True, PerChannel(0))
-    scale = np.abs(target).max(axis=(2, 3)) / spec.qmax
+    scale = np.abs(target).max(axis=(2, 3))[..., None] / spec.qmax
     if is_shared:
         scale = np.full_like(scale, scale.max())
-    return RoundingProblem(target, cost, spec, np.full((groups, channels), least), is_shared), scale
+    of_input = None
+    if blocks:  # those of a convolution lie in turns, too
+        of_input = np.arange(inputs) % blocks
+        scale = np.stack([np.abs(target[..., of_input == b]).max(axis=(2, 3)) for b in range(blocks)], -1) / spec.qmax
+    return RoundingProblem(target, cost, spec, np.full((groups, channels), least), is_shared, of_input), scale
 
 
 @settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 9)),
-    bits=st.sampled_from([2, 3, 4, 8]), is_shared=st.booleans(), least=st.sampled_from([0.0, 0.05, 2.0]),
+    bits=st.sampled_from([2, 3, 4, 8]), sharing=st.sampled_from([(False, 0), (True, 0), (False, 2), (False, 3)]), least=st.sampled_from([0.0, 0.05, 2.0]),
     seed=st.integers(0, 999),
 )  # fmt: skip
-def test_together_is_never_worse_than_nearest(shape, bits, is_shared, least, seed):
-    problem, scale = made(*shape, bits=bits, is_shared=is_shared, least=least, seed=seed)
+def test_together_is_never_worse_than_nearest(shape, bits, sharing, least, seed):
+    is_shared, blocks = sharing[0], min(sharing[1], shape[3])
+    problem, scale = made(*shape, bits=bits, is_shared=is_shared, least=least, blocks=blocks, seed=seed)
     codes, steps = round_together(problem, scale)
     allowed = np.maximum(scale, least)
     nearest = problem.objective(round_nearest(problem, problem.target, allowed), allowed)
@@ -51,7 +63,7 @@ def test_together_is_never_worse_than_nearest(shape, bits, is_shared, least, see
 def test_nearest_codes_stay_on_the_grid_and_go_to_even():
     problem, _ = made(1, 2, 2, 3)
     values = np.array([0.5, 1.5, -2.5, 99, -99, 3.4] * 2, float).reshape(1, 2, 2, 3)
-    found = round_nearest(problem, values * [[[[1]], [[2]]]], np.array([[1.0, 2.0]]))
+    found = round_nearest(problem, values * [[[[1]], [[2]]]], np.array([[[1.0], [2.0]]]))
     np.testing.assert_array_equal(found, np.array([[0, 2, -2], [7, -7, 3]] * 2, float)[None])
 
 
@@ -95,8 +107,8 @@ def test_gptq_spreads_each_error_as_the_paper_does(columns):
     left, cost = problem.target[0, :, 0][:, order].copy(), problem.cost[0][np.ix_(order, order)]
     codes, inverse = np.zeros_like(left), np.linalg.inv(cost)
     for j in range(columns):  # Frantar et al. 2023, eq. 2 and 3: the inverse of what is left, without Cholesky
-        codes[:, j] = np.clip(np.rint(left[:, j] / scale[0]), problem.spec.qmin, problem.spec.qmax)
-        error = (left[:, j] - codes[:, j] * scale[0]) / inverse[j, j]
+        codes[:, j] = np.clip(np.rint(left[:, j] / scale[0, :, 0]), problem.spec.qmin, problem.spec.qmax)
+        error = (left[:, j] - codes[:, j] * scale[0, :, 0]) / inverse[j, j]
         left[:, j + 1 :] -= error[:, None] * inverse[j, j + 1 :]
         inverse -= np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
     wanted = np.empty_like(codes)
@@ -111,7 +123,7 @@ def test_descend_lowers_the_cost_of_every_row_with_every_sweep(taps):
     costs = []
     for sweeps in range(5):
         codes = Ordered(problem).descend(start, scale, sweeps=sweeps)
-        delta = codes * problem.steps(scale)[..., None] - problem.rows
+        delta = codes * problem.steps(scale) - problem.rows
         costs.append(((delta @ problem.cost) * delta).sum(-1))
     np.testing.assert_array_equal(Ordered(problem).descend(start, scale, sweeps=0), start)
     assert (np.diff(costs, axis=0) <= ROUNDING * costs[0]).all()
@@ -137,10 +149,46 @@ def test_best_steps_are_the_least_squares_scale(taps, is_shared):
     root = np.linalg.cholesky(problem.cost)
     q, t = ((values @ root).reshape(2, 3, -1) for values in (codes, problem.rows))
     axes = None if is_shared else -1
-    wanted = np.broadcast_to(np.sum(q * t, axis=axes) / np.sum(q * q, axis=axes), found.shape)
+    wanted = np.broadcast_to(np.sum(q * t, axis=axes) / np.sum(q * q, axis=axes), found.shape[:2])[..., None]
     np.testing.assert_allclose(found, wanted, rtol=2**-23)  # it is rounded to float32
     least = problem.objective(codes, found)
     assert all((problem.objective(codes, found * factor) > least).all() for factor in (0.999, 1.001))
+
+
+def test_best_steps_of_blocks_come_to_the_joint_least_squares():
+    problem, scale = made(2, 3, 1, 12, blocks=4, least=1e-6)
+    codes = round_nearest(problem, problem.target, scale)
+    found, costs = scale, [problem.objective(codes, scale)]
+    for _ in range(200):
+        found = best_steps(problem, codes, found)
+        costs.append(problem.objective(codes, found))
+    assert (costs[1] < costs[0]).all()
+    assert (np.diff(costs, axis=0) <= 1e-6 * costs[0]).all()  # scales are float32
+    root = np.linalg.cholesky(problem.cost)
+    for g, c in product(range(2), range(3)):
+        parts = np.stack([codes[g, c] * (problem.blocks == block) for block in range(4)]) @ root[g]
+        wanted = np.linalg.lstsq(parts.T, problem.rows[g, c] @ root[g], rcond=None)[0]
+        assert (wanted > 0).all()
+        np.testing.assert_allclose(found[g, c], wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("taps", [1, 2])
+def test_nearest_of_blocks_takes_the_best_trial_of_each_block_in_turn(taps):
+    problem, scale = made(2, 3, taps, 10, blocks=3, least=0.01)
+    trials = [scale * ratio for ratio in (0.9, 0.8, 0.6)]
+    codes, found = nearest_of_blocks(problem, problem.target, scale, trials)
+    np.testing.assert_array_equal(codes, round_nearest(problem, problem.target, found))
+    wanted = scale.copy()
+    for block, g, c in product(range(3), range(2), range(3)):
+        costs = []
+        for trial in (scale, *trials):
+            tried = wanted.copy()
+            tried[g, c, block] = max(trial[g, c, block], 0.01)
+            costs.append(problem.objective(round_nearest(problem, problem.target, tried), tried)[g, c])
+        wanted[g, c, block] = max((scale, *trials)[int(np.argmin(costs))][g, c, block], 0.01)
+    np.testing.assert_array_equal(found, wanted)
+    start = problem.objective(round_nearest(problem, problem.target, scale), scale)
+    assert problem.objective(codes, found).sum() < 0.97 * start.sum()
 
 
 def test_best_steps_respect_the_least_and_keep_what_says_nothing():

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewbits.numerics.second_moment import MOST_INPUTS, SecondMoment
-from fewbits.numerics.weight_search import search_weight_scales
+from fewbits.numerics.weight_search import search_block_scales, search_weight_scales
 from fewbits.spec.dtypes import DType, PerChannel, QuantSpec
 
 
@@ -127,3 +127,33 @@ def test_very_wide_layers_are_searched_by_variance_and_mean(bits):
         return ((delta**2 * moment.variance()[:, None, None]).sum(-1) + shift**2).ravel()
 
     assert (cheap(scales) <= cheap(absmax(weights, spec)) * (1 + 1e-3)).all()
+
+
+def block_loss(weights, scale, blocks, spec, moment):
+    steps = scale[..., blocks][:, :, None]
+    delta = np.clip(np.rint(weights / steps), spec.qmin, spec.qmax) * steps - weights
+    return np.einsum("gctj,gjk,gctk->gc", delta, moment.matrix().astype(np.float64), delta)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1.0, 1e20])
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_scales_of_blocks_are_searched_one_by_one(bits, unit):
+    weights, moment = problem(2, 3, taps=1, inputs=8, rows=60, seed=1)
+    weights = weights * np.float32(unit)
+    weights[1, 2], weights[0, 1, 0, 1::2] = 0, 0  # an output, and a block, that are dead
+    blocks, spec = np.arange(8) % 2, spec_of(bits)
+    tops = np.stack([np.abs(weights[..., blocks == b]).max(axis=(2, 3)) for b in range(2)], -1)
+    whole = np.where(tops > 0, tops, tops.max()) / spec.qmax
+    scale = search_block_scales(weights, whole, blocks, spec, moment)
+    assert (scale > 0).all()
+    assert np.isfinite(scale.astype(np.float32)).all()
+    before, after = (block_loss(weights / unit, one / unit, blocks, spec, moment) for one in (whole, scale))
+    assert (after <= before * (1 + 1e-6) + 1e-12).all()
+    assert after.sum() < (0.75 if bits < 8 else 0.98) * before.sum()
+    live = np.delete(scale.reshape(-1, 2), [1, 5], axis=0) / np.delete(whole.reshape(-1, 2), [1, 5], axis=0)
+    assert np.unique(live[:, 0] / live[:, 1]).size > 1
+
+
+def test_blocks_of_very_many_inputs_are_not_searched():
+    weights, moment = problem(1, 2, taps=1, inputs=1025, rows=20)
+    assert search_block_scales(weights, np.ones((1, 2, 41)), np.arange(1025) // 25, spec_of(4), moment) is None

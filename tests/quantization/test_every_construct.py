@@ -72,6 +72,14 @@ def test_every_precision_gives_a_sound_graph(name, target):
         check(name, quantized(graph, feeds, precision, target=target))
 
 
+@pytest.mark.parametrize("name", ZOO)
+def test_scales_per_block_give_a_sound_graph_that_runs(name):
+    graph, feeds = ZOO[name]()
+    made = quantized(graph, feeds, "w4a8g2", target="ort-cpu")
+    check(name, made)
+    check_runs(made, FLOORS["w4a8"])
+
+
 # Decibels that these toys reach with room to spare; a lost mask, axis or zero point falls far below.
 FLOORS = {"w8a8": 20, "w8a16": 25, "w16a16": 60, "w4a8": 3, "fp16": 50, "fp32": 120}
 

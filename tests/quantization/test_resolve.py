@@ -6,7 +6,7 @@ from qdq_models import model, normal, quantized
 from fewbits.errors import SpecError
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
-from fewbits.spec.dtypes import DType, PerChannel, PerTensor
+from fewbits.spec.dtypes import DType, PerBlock, PerChannel, PerTensor
 from fewbits.spec.plan import Role
 from fewbits.spec.target import load_target
 
@@ -106,6 +106,41 @@ def test_weights_are_symmetric_along_their_output_channels(name, weight, granula
         stored = one_scale if granularity == PerTensor() else DType.INT4
         assert (grid.role, grid.spec.dtype, grid.spec.granularity) == (Role.WEIGHT, stored, granularity)
         assert (grid.spec.qmin, grid.spec.qmax) == (-7, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "granularity"),
+    [
+        ("y = MatMul (x, w)", (6, 3), PerBlock(0, 4)),
+        ("y = MatMul (x, w)", (4, 3), PerChannel(1)),  # one block is a channel
+        ("y = Gemm (x, w)", (6, 3), PerBlock(0, 4)),
+        ("y = Gemm <transB = 1> (x, w)", (3, 6), PerBlock(1, 4)),
+        ("y = Conv (x, w)", (3, 6, 1, 1), PerBlock(1, 4)),
+        ("y = Conv <group = 2> (x, w)", (4, 6, 1, 1), PerBlock(1, 4)),
+        ("y = Conv (x, w)", (3, 6, 1, 2), PerChannel(0)),  # ONNX would have scales for each position
+        ("y = ConvTranspose (x, w)", (6, 3, 1, 1), PerChannel(1)),
+    ],
+)
+def test_blocks_lie_along_the_inputs_where_there_are_more(name, shape, granularity):
+    image = "float[N, 12, 4, 4] x" if "group" in name else f"float[N, 6{', 4, 4' if len(shape) == 4 else ''}] x"
+    graph = model(f"g ({image}) => (float y) {{ {name} }}", w=normal(*shape))
+    spec = plan_of(graph, "w4a8g4", target="ort-cpu").grids["w"].spec
+    assert (spec.dtype, spec.bits, spec.granularity) == (DType.INT4, 4, granularity)
+
+
+def test_a_bias_beside_blocks_is_added_in_float():
+    graph = model("g (float[N, 6] x) => (float y) { [n] y = Gemm (x, w, b) }", w=normal(6, 3), b=normal(3))
+    plan = plan_of(graph, "w4a8g2", target="ort-cpu")
+    assert "b" not in plan.grids
+    assert plan.reasons["b"] == "it is added in float: the weight of Gemm 'n' has scales per block"
+    assert plan_of(graph, "w4a8g6", target="ort-cpu").grids["b"].role is Role.BIAS
+
+
+def test_blocks_are_refused_where_the_target_has_none():
+    with pytest.raises(SpecError, match=r"'qnn-htp-v73' has no weights with scales per block \(w4a8g4\): write w4a8"):
+        plan_of("gemm", "w4a8g4")
+    with pytest.raises(SpecError, match="w4a16g8"):
+        plan_of("gemm", "w8a8", nodes={"h": "w4a16g8"})
 
 
 def test_four_bit_weights_of_one_output_channel_live_in_eight_bits_on_htp():

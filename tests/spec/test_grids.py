@@ -25,7 +25,14 @@ def test_floats_parse():
     assert (str(FP16), str(FP32), FP16.is_float) == ("fp16", "fp32", True)
 
 
-@pytest.mark.parametrize("text", ["w9a8", "w8a3", "w16a32", "int8", "w8", "a8", "fp8", "", "w8a8x", "w 8a8"])
+def test_blocks_of_weights_parse_and_print():
+    assert Precision.parse("W4A16G32") == Precision(4, 16, block_size=32)
+    assert str(Precision.parse("w8a8g128")) == "w8a8g128"
+    with pytest.raises(SpecError, match=r"blocks of weights \(g32\) are for up to 8 bits; write w16a16"):
+        Precision.parse("w16a16g32")
+
+
+@pytest.mark.parametrize("text", ["w4a8g", "w4a8g0", "fp16g32", "w4g32", "w4a8g-1", "w9a8", "w8a3", "w16a32", "int8", "w8", "a8", "fp8", "", "w8a8x", "w 8a8"])
 def test_other_names_are_refused(text):
     with pytest.raises(SpecError, match=r"Unknown precision .*write w8a8"):
         Precision.parse(text)

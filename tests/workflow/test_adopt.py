@@ -16,6 +16,7 @@ from fewbits.errors import ModelError, SpecError
 from fewbits.graph.load import load_model
 from fewbits.quantization.profile import Profile
 from fewbits.runtime.session import SessionPolicy, open_session
+from fewbits.spec.dtypes import PerBlock
 from fewbits.workflow.adopt import apply_encodings, import_qdq
 from fewbits.workflow.calibrate import calibrate
 from fewbits.workflow.export import export
@@ -85,6 +86,38 @@ def test_apply_encodings_makes_the_file_again(tiny, calibration, tmp_path, profi
     quantized = tmp_path / "run"
     apply_encodings(tmp_path / names.FLOAT, tmp_path / names.ENCODINGS, output=quantized)
     export(quantized, output=tmp_path / "out", encodings_version=version)
+    again = apply_encodings(tmp_path / "out" / names.FLOAT, tmp_path / "out" / names.ENCODINGS, output=tmp_path / "in")
+    same_grids(made, again.adopted)
+    wanted = outputs(tmp_path / names.ARTIFACT, feeds(tiny))
+    np.testing.assert_array_equal(outputs(tmp_path / "in" / names.ARTIFACT, feeds(tiny)), wanted)
+
+
+@pytest.fixture(scope="module")
+def blocked(tiny):
+    """Return a calibration and a plan with two blocks of inputs for each output of the last layer."""
+    calibration = calibrate(tiny.model, data=tiny.calib, target="ort-cpu")
+    made = quantize_calibrated(calibration, "w4a8g4", ranges="minmax", bias_correction=False)
+    assert made.plan.grids["w3"].spec.granularity == PerBlock(1, 4)
+    assert made.encodings["w3"].scale.shape == (4, 2)
+    return calibration, made
+
+
+def test_import_finds_scales_per_block(tiny, blocked, tmp_path):
+    calibration, made = blocked
+    write_models(tmp_path, calibration, made)
+    result = import_qdq(tmp_path / names.ARTIFACT, output=tmp_path / "in", data=tiny.calib)
+    same_grids(made, result.adopted)
+    assert str(result.adopted.plan.nodes["head"].precision) == "w4a8g4"
+    assert result.parity.sqnr_db == {"logits": None}
+    assert (tmp_path / "in" / names.ARTIFACT).read_bytes() == (tmp_path / names.ARTIFACT).read_bytes()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_apply_encodings_finds_scales_per_block(tiny, blocked, tmp_path, version):
+    calibration, made = blocked
+    write_models(tmp_path, calibration, made)
+    apply_encodings(tmp_path / names.FLOAT, tmp_path / names.ENCODINGS, output=tmp_path / "run", target="ort-cpu")
+    export(tmp_path / "run", output=tmp_path / "out", encodings_version=version)
     again = apply_encodings(tmp_path / "out" / names.FLOAT, tmp_path / "out" / names.ENCODINGS, output=tmp_path / "in")
     same_grids(made, again.adopted)
     wanted = outputs(tmp_path / names.ARTIFACT, feeds(tiny))

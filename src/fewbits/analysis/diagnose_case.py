@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -201,11 +201,11 @@ def widened(precision: str, part: Part) -> str:
     if now.is_float:
         return "fp32"
     if part == "weights" and now.weight_bits < 8:
-        return str(Precision(8, now.activation_bits))
+        return str(replace(now, weight_bits=8))
     if part == "weights" and now.weight_bits == 8:
         return str(Precision(16, 16))  # devices with 16-bit weights want activations as wide
     if part != "weights" and now.activation_bits < 16:
-        return str(Precision(now.weight_bits, 16))
+        return str(replace(now, activation_bits=16))
     return "fp16"
 
 

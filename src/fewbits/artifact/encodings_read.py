@@ -14,7 +14,7 @@ from fewbits.artifact.encodings_blocks import Array, channel_of, spread
 from fewbits.artifact.encodings_json import VERSION
 from fewbits.artifact.encodings_versions import as_1_0_0
 from fewbits.errors import SpecError
-from fewbits.graph.topology import channel_axis, constant, op_rule
+from fewbits.graph.topology import channel_axis, constant, input_axis, op_rule
 from fewbits.numerics.affine import broadcast_grid, stored_shape
 from fewbits.spec.dtypes import DType, Granularity, PerBlock, PerChannel, PerTensor, QuantSpec
 from fewbits.spec.encodings import Encoding
@@ -206,7 +206,7 @@ class _Reader:
         rank = len(self._shape(name))
         if rank < 2:
             raise ValueError("a block-wise grid needs a weight of two or more dimensions")
-        return 1 if channel == 0 else channel - 1
+        return input_axis(channel)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         tensor = constant(self._graph.initializers.get(name))

@@ -9,7 +9,7 @@ from fewbits.cli.options import Data, Json, Model, OutputFolder, Quiet
 from fewbits.cli.shared import GRAPH, HELD, IMAGES, RANGED, RUNNING, SCORED, takes, verb_options
 
 _Precision = Annotated[
-    str, typer.Option("--precision", "-p", metavar="P", help="w8a8, w8a16, w16a16, w4a8, w4a16, fp16, fp32 ...")
+    str, typer.Option("--precision", "-p", metavar="P", help="w8a8, w8a16, w16a16, w4a8, w4a16, w4a16g32, fp16 ...")
 ]
 _Profile = Annotated[
     Path | None,

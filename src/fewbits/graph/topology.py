@@ -149,3 +149,8 @@ def channel_axis(node: ir.Node, weight_rank: int) -> int:
     if node.op_type == "Gemm":
         return 0 if node.attributes.get_int("transB", 0) else 1
     return weight_rank - 1 if node.op_type == "MatMul" else 0
+
+
+def input_axis(channel: int) -> int:
+    """Return the axis of a LINEAR node's inputs in its weight, given that of its outputs (see `channel_axis`)."""
+    return 1 if channel == 0 else channel - 1

@@ -5,12 +5,13 @@
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 
 from fewbits.improvement.layer_case import F64, LayerCase, Rounded
 from fewbits.numerics.joint_moment import DAMPING
-from fewbits.numerics.rounding import RoundingProblem, round_nearest, round_together
+from fewbits.numerics.rounding import RoundingProblem, nearest_of_blocks, round_nearest, round_together
 
 LayerMethod = Callable[[LayerCase], Rounded]
 SCALES = np.linspace(1.1, 0.4, 71)
@@ -20,12 +21,17 @@ SCALES = np.linspace(1.1, 0.4, 71)
 def search_scale(case: LayerCase) -> Rounded:
     """Return the nearest codes at the scale of least output error; the present ones where none is better."""
     problem = case.problem(DAMPING)
-    tops = np.abs(case.weights).max(axis=(2, 3)) / case.encoding.spec.qmax
+    tops = case.layout.largest(case.weights) / case.encoding.spec.qmax
     if case.is_shared:
         tops = np.full_like(tops, tops.max())
     whole = np.where(tops > 0, tops, case.scale)
-    scales = [np.maximum(whole * ratio, case.least).astype(np.float32).astype(np.float64) for ratio in SCALES]
-    return _best(case, problem, ((round_nearest(problem, case.weights, scale), scale) for scale in scales))
+    scales = [problem.allowed(whole * ratio).astype(np.float32).astype(np.float64) for ratio in SCALES]
+    found = _best(case, problem, ((round_nearest(problem, case.weights, scale), scale) for scale in scales))
+    if problem.blocks is None:
+        return found
+    # what is found block by block has to beat what suits all blocks of a row, and that the present state
+    by_block = nearest_of_blocks(problem, case.weights, found.scale, scales)
+    return _best(case, problem, [(found.codes, found.scale), by_block])
 
 
 def gptq(case: LayerCase) -> Rounded:
@@ -37,22 +43,23 @@ def gptq(case: LayerCase) -> Rounded:
 
 def has_moved(case: LayerCase) -> bool:
     """Whether the weights lie on their grid already, since an earlier method rounded them."""
-    rounded = Rounded(case.codes, case.scale, 0.0, 0.0).weights
-    return bool(np.array_equal(rounded, case.current.astype(np.float32)))
+    return bool(np.array_equal(case.present.weights, case.current.astype(np.float32)))
 
 
 def _best(case: LayerCase, problem: RoundingProblem, found: Iterable[tuple[F64, F64]]) -> Rounded:
-    """Return for every scale the candidate of least cost, the present state first."""
-    codes, scale = case.codes, case.scale.copy()
+    """Return for every channel the candidate of least cost, the present state first."""
+    now = case.present
+    codes, scale = now.codes, now.scale.copy()
     first = least = problem.objective(codes, scale)
     for trial, steps in found:
         error = problem.objective(trial, steps)
         better = error < least * (1 - 1e-9)
-        least, scale = np.where(better, error, least), np.where(better, steps, scale)
+        least, scale = np.where(better, error, least), np.where(better[..., None], steps, scale)
         codes = np.where(problem.of_rows(better)[..., None], trial, codes)
     power = _power(case) * first.size
     share = first.size if problem.is_shared else 1
-    return Rounded(codes, scale, float(first.sum()) / power / share, float(least.sum()) / power / share)
+    before, after = (float(errors.sum()) / power / share for errors in (first, least))
+    return replace(now, codes=codes, scale=scale, before=before, after=after)
 
 
 def _power(case: LayerCase) -> float:

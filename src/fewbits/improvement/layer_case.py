@@ -1,13 +1,15 @@
 """One layer on its way to better weights: what it reads and should give, its weights and grid, what it became."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from fewbits.numerics.joint_moment import DAMPING, JointMoment
-from fewbits.numerics.rounding import RoundingProblem
+from fewbits.numerics.rounding import Blocks, RoundingProblem
 from fewbits.quantization.layers import Layer
+from fewbits.quantization.scale_layout import ScaleLayout
 from fewbits.spec.encodings import Encoding
 
 F32 = npt.NDArray[np.float32]
@@ -26,6 +28,44 @@ def enough_rows(layer: Layer) -> int:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Rounded:
+    """What a layer became.
+
+    Attributes:
+        codes: [G, C * T, K].
+        scale: [G, C, B].
+        before, after: the method's objective, relative to the power of the layer's output.
+        bias: [G * C], or None where the layer keeps the one that it has.
+        blocks: [K], the block of each input; None where a row has one scale.
+    """
+
+    codes: F64
+    scale: F64
+    before: float
+    after: float
+    bias: F32 | None = None
+    blocks: Blocks | None = None
+
+    @property
+    def taps(self) -> int:
+        """T: rows of codes that share scales."""
+        return int(self.codes.shape[1] // self.scale.shape[1])
+
+    @property
+    def steps(self) -> F64:
+        """The step of every weight, [G, C * T, K], or [G, C * T, 1] where a row has one scale."""
+        found = np.repeat(self.scale, self.taps, axis=1)
+        return found if self.blocks is None else found[..., self.blocks]
+
+    @property
+    def weights(self) -> F32:
+        """The weights on their grid, float32 [G, C, T, K]: code times scale, as the file holds them."""
+        (groups, _, inputs), channels = self.codes.shape, self.scale.shape[1]
+        found = (self.codes.astype(np.float32) + 0.0) * self.steps.astype(np.float32)
+        return found.reshape(groups, channels, self.taps, inputs)
+
+
+@dataclass(frozen=True, eq=False)
 class LayerCase:
     """A layer whose turn it is.
 
@@ -33,7 +73,8 @@ class LayerCase:
         layer: the layer.
         weights: of the float model, [G, C, T, K].
         current: of the quantized model as it is, [G, C, T, K]; on the grid once they are rounded.
-        encoding: their grid, one scale per output channel or one for all.
+        encoding: their grid.
+        layout: how its scales belong to the rows of the weights.
         moment: of what the layer reads in the quantized model with what it should give.
         least: [G, C], the smallest scale with which the int32 bias fits.
         corrects: whether a bias takes up what the means differ by.
@@ -43,17 +84,15 @@ class LayerCase:
     weights: F64
     current: F64
     encoding: Encoding
+    layout: ScaleLayout
     moment: JointMoment
     least: F64
     corrects: bool
 
     @property
     def scale(self) -> F64:
-        """The present scale of every output channel, [G, C]."""
-        groups, channels = self.weights.shape[:2]
-        found: F64 = np.empty((groups, channels))
-        found.reshape(-1)[...] = self.encoding.scale.ravel()
-        return found
+        """The present scales, [G, C, B]."""
+        return self.layout.scales(self.encoding)
 
     @property
     def is_shared(self) -> bool:
@@ -70,16 +109,17 @@ class LayerCase:
         """Return what rounding has to solve: come close to the output of the float layer."""
         target = self.target(damping)
         cost = self.moment.cost(centered=self.corrects, damping=damping)
-        return RoundingProblem(target, cost, self.encoding.spec, self.least, self.is_shared)
+        spec, blocks = self.encoding.spec, self.layout.blocks
+        return RoundingProblem(target, cost, spec, self.least, self.is_shared, blocks)
 
-    @property
-    def codes(self) -> F64:
-        """The present codes, [G, C * T, K]: the nearest to the present weights."""
+    @cached_property
+    def present(self) -> Rounded:
+        """The present state: the codes nearest to the present weights."""
         groups, channels, taps, inputs = self.weights.shape
-        steps = np.repeat(self.scale.astype(np.float32), taps, axis=1)[..., None]
-        rows = self.current.reshape(groups, channels * taps, inputs).astype(np.float32)
-        spec = self.encoding.spec
-        return np.asarray(np.clip(np.rint(rows / steps), spec.qmin, spec.qmax), np.float64)
+        rows = self.current.reshape(groups, channels * taps, inputs)
+        now, spec = Rounded(rows, self.scale, 0.0, 0.0, blocks=self.layout.blocks), self.encoding.spec
+        exact = rows.astype(np.float32) / now.steps.astype(np.float32)
+        return replace(now, codes=np.clip(np.rint(exact), spec.qmin, spec.qmax).astype(np.float64))
 
     def bias(self, rounded: F64) -> F32 | None:
         """Return the bias [G * C] with which rounded weights [G, C, T, K] keep the means of the float layer."""
@@ -88,36 +128,6 @@ class LayerCase:
         x, y = self.moment.means()
         return np.asarray(y - np.einsum("gctk,gk->gc", rounded, x), np.float32).ravel()
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rounded:
-    """What a layer became.
-
-    Attributes:
-        codes: [G, C * T, K].
-        scale: [G, C].
-        before, after: the method's objective, relative to the power of the layer's output.
-        bias: [G * C], or None where the layer keeps the one that it has.
-    """
-
-    codes: F64
-    scale: F64
-    before: float
-    after: float
-    bias: F32 | None = None
-
-    @property
-    def weights(self) -> F32:
-        """The weights on their grid, float32 [G, C, T, K]: code times scale, as the file holds them."""
-        (groups, rows, inputs), channels = self.codes.shape, self.scale.shape[1]
-        steps = np.repeat(self.scale.astype(np.float32), rows // channels, axis=1)[..., None]
-        return ((self.codes.astype(np.float32) + 0.0) * steps).reshape(groups, channels, rows // channels, inputs)
-
-    def encoding(self, before: Encoding) -> Encoding:
-        """Return the grid that the weights are pinned to; `before` says what kind of grid it is."""
-        scale = self.scale.astype(np.float32).ravel()
-        return replace(before, scale=(scale[:1] if before.scale.size == 1 else scale).reshape(before.scale.shape))
-
-    def with_bias(self, case: LayerCase) -> "Rounded":
-        """Return the same with the bias that belongs to it."""
-        return replace(self, bias=case.bias(self.weights.astype(np.float64)))
+    def with_bias(self, found: Rounded) -> Rounded:
+        """Return what the layer became with the bias that belongs to it."""
+        return replace(found, bias=self.bias(found.weights.astype(np.float64)))

@@ -61,6 +61,7 @@ def _packed(found: Rounded) -> dict[str, Any]:
         "codes": _text(found.codes.astype(np.int8)),
         "shape": list(found.codes.shape),
         "scale": _text(found.scale),
+        "blocks": None if found.blocks is None else _text(found.blocks.astype(np.int32)),
         "errors": [found.before, found.after],
         "bias": None if found.bias is None else _text(found.bias),
     }
@@ -69,10 +70,12 @@ def _packed(found: Rounded) -> dict[str, Any]:
 def _unpacked(known: dict[str, Any]) -> Rounded:
     shape = tuple(known["shape"])
     codes = _array(known["codes"], np.int8).reshape(shape).astype(np.float64)
-    scale = _array(known["scale"], np.float64).reshape(shape[0], -1)
+    blocks = None if known.get("blocks") is None else _array(known["blocks"], np.int32).astype(np.intp)
+    width = 1 if blocks is None else int(blocks.max()) + 1
+    scale = _array(known["scale"], np.float64).reshape(shape[0], -1, width)
     bias = None if known["bias"] is None else _array(known["bias"], np.float32)
     before, after = known["errors"]
-    return Rounded(codes, scale, before, after, bias)
+    return Rounded(codes, scale, before, after, bias, blocks)
 
 
 def _text(array: npt.NDArray[Any]) -> str:

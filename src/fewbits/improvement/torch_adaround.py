@@ -12,7 +12,7 @@ that was seen, by the loss on all rows, is what comes out.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,12 +52,13 @@ def learn_layer(layers: LayerWalk, step: Step, effort: Effort) -> Rounded:
     exact = _rows(layers, step, case, FLOAT)[0] if effort.drop else None
     act = activation_after(layers.walk.floating, step, case.layer)
     problem = _Problem(case, begin, x, y, act, _power(act(y)), exact)
-    learned = problem.learn(effort)
-    now = (case.codes, case.scale)
-    tried = [now, (begin.codes, begin.scale), (learned, begin.scale), *_polished(case, learned, begin.scale)]
+    learned, now = problem.learn(effort), case.present
+    tried = [(now.codes, now.scale), (begin.codes, begin.scale), (learned, begin.scale)]
+    tried += _polished(case, learned, begin.scale)
     losses = [problem.loss(*one) for one in tried]
     best = int(np.argmin(losses))
-    return Rounded(*tried[best], losses[0], losses[best]).with_bias(case)
+    codes, scale = tried[best]
+    return case.with_bias(replace(now, codes=codes, scale=scale, before=losses[0], after=losses[best]))
 
 
 def _polished(case: LayerCase, codes: F64, scale: F64) -> list[tuple[F64, F64]]:
@@ -77,14 +78,12 @@ def _power(wanted: torch.Tensor) -> float:
 def first_guess(layers: LayerWalk, step: Step) -> Rounded:
     """Return where learning starts: the present codes where an earlier method chose them, else those of `gptq`."""
     case = layers.case(step)
-    return _start(case).with_bias(case)
+    return case.with_bias(_start(case))
 
 
 def _start(case: LayerCase) -> Rounded:
     """Return the present codes where an earlier method chose them, else those of `gptq`."""
-    if has_moved(case):
-        return Rounded(case.codes, case.scale, 0.0, 0.0)
-    return gptq(case)
+    return case.present if has_moved(case) else gptq(case)
 
 
 def _rows(layers: LayerWalk, step: Step, case: LayerCase, stream: str = QUANTIZED) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,7 +117,7 @@ class _Problem:
 
     def loss(self, codes: np.ndarray, scale: np.ndarray) -> float:
         """Return the loss of codes on all rows."""
-        rounded = Rounded(codes, scale, 0.0, 0.0)
+        rounded = replace(self.begin, codes=codes, scale=scale)
         weight = torch.from_numpy(rounded.weights).reshape(codes.shape).to(self.x)
         bias = self._bias(torch.from_numpy(rounded.weights.astype(np.float64)).reshape(codes.shape))
         with torch.no_grad():
@@ -167,8 +166,7 @@ class _Rounding:
 
     def __init__(self, case: LayerCase, begin: Rounded, like: torch.Tensor) -> None:
         spec = case.encoding.spec
-        taps = case.weights.shape[2]
-        steps = torch.from_numpy(np.repeat(begin.scale, taps, axis=1)[..., None])
+        steps = torch.from_numpy(begin.steps)
         codes = torch.from_numpy(begin.codes)
         # each weight may stay or take one step to the side where its float value lies
         exact = torch.from_numpy(case.target()).reshape(codes.shape) / steps

@@ -9,7 +9,7 @@ the one that is there, are where the search begins, and the latter stays where n
 Biases that are best for their layers may still leave the network's outputs worse, and then all of them stay.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -41,12 +41,12 @@ def correct_bias(layers: LayerWalk, step: Step) -> Rounded:
         why = "the outputs of a ConvTranspose are sums of several rows" if layer.has_bias else "it has none of its own"
         raise LayerLeftError(f"its bias cannot be corrected: {why}")
     case = layers.case(step)
-    found = Rounded(case.codes, case.scale, 0.0, 0.0)
+    found = case.present
     loss = _loss_of(layers, step, case, found)
     shape = loss.given.shape[0], 1, loss.given.shape[2]
     present = torch.from_numpy(layers.walk.values_of(step.reads[2]).copy()).to(loss.given).reshape(shape)
     best, before, after = loss.least(present)
-    return Rounded(case.codes, case.scale, before, after, best.cpu().numpy().ravel())
+    return replace(found, before=before, after=after, bias=best.cpu().numpy().ravel())
 
 
 def _loss_of(layers: LayerWalk, step: Step, case: LayerCase, found: Rounded) -> "_Loss":

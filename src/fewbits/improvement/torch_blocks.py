@@ -8,7 +8,7 @@ measured on all batches is kept, the start among them.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -101,31 +101,31 @@ def _begin(layers: LayerWalk, steps: Sequence[Step], known: Mapping[str, Rounded
 
 @dataclass(eq=False)
 class _Learned:
-    """One layer: latent codes, a factor per scale, and a shift of the bias."""
+    """One layer: latent codes, a factor for each of its scales [G, C * T, B], and a shift of the bias."""
 
     begin: Rounded
     bounds: tuple[int, int]
     latent: torch.Tensor
     factor: torch.Tensor
     shift: torch.Tensor | None
-    steps: torch.Tensor
+    scales: torch.Tensor
     bias: torch.Tensor | None
+    blocks: torch.Tensor | None
 
     def weight(self) -> torch.Tensor:
-        codes = _Round.apply(self.latent, *self.bounds)  # type: ignore[no-untyped-call]
-        found: torch.Tensor = codes * (self.steps * self.factor)
+        codes, steps = _Round.apply(self.latent, *self.bounds), self.scales * self.factor  # type: ignore[no-untyped-call]
+        found: torch.Tensor = codes * (steps if self.blocks is None else steps[..., self.blocks])
         return found
 
     def values(self) -> Rounded:
         """Return the present state as numpy has it."""
         codes = self.latent.detach().round().clamp(*self.bounds).cpu().double().numpy()
-        factor = self.factor.detach().cpu().double().numpy()[..., 0]
-        taps = codes.shape[1] // self.begin.scale.shape[1]
-        scale = (self.begin.scale * factor[:, ::taps]).astype(np.float32).astype(np.float64)
+        factor = self.factor.detach().cpu().double().numpy()
+        scale = (self.begin.scale * factor[:, :: self.begin.taps]).astype(np.float32).astype(np.float64)
         bias = self.begin.bias
         if self.shift is not None and self.bias is not None:
             bias = (self.bias + self.shift).detach().cpu().numpy().ravel()
-        return Rounded(codes, scale, self.begin.before, self.begin.after, bias)
+        return replace(self.begin, codes=codes, scale=scale, bias=bias)
 
 
 class _Round(torch.autograd.Function):
@@ -189,7 +189,7 @@ class _Block:
                     least, best = found, {node: one.values() for node, one in learned.items()}
                 if waited > _PATIENCE:
                     break
-        return {node: _with_errors(one, first, least) for node, one in best.items()}
+        return {node: replace(one, before=first, after=least) for node, one in best.items()}
 
     def _learned(self, node: str, found: Rounded) -> _Learned:
         walk = self.layers.walk
@@ -197,14 +197,14 @@ class _Block:
         assert key is not None
         spec = walk.start.plan.grids[key].spec
         device = walk.floating.device
-        taps = layer_taps(found)
-        steps = torch.from_numpy(np.repeat(found.scale, taps, axis=1)[..., None]).float().to(device)
+        scales = torch.from_numpy(np.repeat(found.scale, found.taps, axis=1)).float().to(device)
         latent = torch.from_numpy(found.codes).float().to(device).requires_grad_(True)
         is_free = walk.encodings[key].scale.size == found.scale.size
-        factor = torch.ones_like(steps).requires_grad_(is_free and taps == 1)
+        factor = torch.ones_like(scales).requires_grad_(is_free and found.taps == 1)
         bias = None if found.bias is None else torch.from_numpy(found.bias.copy()).to(device)
         shift = None if bias is None else torch.zeros_like(bias).requires_grad_(True)
-        return _Learned(found, (spec.qmin, spec.qmax), latent, factor, shift, steps, bias)
+        blocks = None if found.blocks is None else torch.from_numpy(found.blocks).to(device)
+        return _Learned(found, (spec.qmin, spec.qmax), latent, factor, shift, scales, bias, blocks)
 
     def _given(self, learned: Mapping[str, _Learned]) -> dict[str, torch.Tensor]:
         """Return weights and biases by the names under which the nodes read them."""
@@ -247,14 +247,9 @@ class _Block:
             return float(np.mean([float(self._loss(learned, batch)) for batch in self.layers.walk.batches]))
 
 
-def layer_taps(found: Rounded) -> int:
-    """Return how many rows of codes share a scale."""
-    return int(found.codes.shape[1] // found.scale.shape[1])
-
-
 def _shaped(layer: Any, one: _Learned) -> torch.Tensor:
     """Return learned rows as the weight that the node reads; gradients pass through."""
-    rows, taps = one.weight(), layer_taps(one.begin)
+    rows, taps = one.weight(), one.begin.taps
     groups, count, inputs = rows.shape
     if layer.op == "Conv":
         return rows.reshape(layer.weight_shape)
@@ -262,10 +257,6 @@ def _shaped(layer: Any, one: _Learned) -> torch.Tensor:
         parts = rows.reshape(groups, count // taps, taps, inputs)
         return parts.permute(0, 3, 1, 2).reshape(layer.weight_shape)
     return rows[0] if layer.op == "Gemm" and layer.transposed[1] else rows[0].T
-
-
-def _with_errors(found: Rounded, before: float, after: float) -> Rounded:
-    return Rounded(found.codes, found.scale, before, after, found.bias)
 
 
 def put_in_place(layers: LayerWalk, steps: Sequence[Step], found: Mapping[str, Rounded]) -> None:

@@ -73,7 +73,7 @@ def _method(name: str, effort: Effort, store: RoundedStore) -> Callable[[LayerWa
     def closed(layers: LayerWalk, step: Step) -> Rounded:
         def make() -> Rounded:
             case = layers.case(step)
-            return CLOSED[name](case).with_bias(case)
+            return case.with_bias(CLOSED[name](case))
 
         return store.remember(step.name, make)
 

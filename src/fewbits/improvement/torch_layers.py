@@ -14,9 +14,9 @@ from fewbits.improvement.torch_walk import FLOAT, QUANTIZED, Walk
 from fewbits.numerics.joint_moment import JointMoment
 from fewbits.numerics.second_moment import LARGEST
 from fewbits.quantization.layers import Layer, find_layers
+from fewbits.quantization.scale_layout import ScaleLayout, layout_of
 from fewbits.runtime.progress import Progress
 from fewbits.runtime.torch_graph import Step
-from fewbits.spec.dtypes import PerBlock
 from fewbits.spec.plan import Role
 
 _ROOM = 1.05  # the input's scale may become a little smaller when ranges are found again
@@ -36,6 +36,7 @@ class LayerWalk:
         seed: of the positions that are drawn.
         is_late: whether the time is up; the walk ends there.
         layers: node -> layer, of those that can be improved.
+        layouts: node -> how the scales of its weight belong to its rows.
         declined: node -> why it is left as it is.
         keeps_inputs: what a layer reads in the float model is kept until the layer's turn is over.
     """
@@ -44,6 +45,7 @@ class LayerWalk:
     seed: int = 0
     is_late: Callable[[], bool] = bool
     layers: dict[str, Layer] = field(default_factory=dict)
+    layouts: dict[str, ScaleLayout] = field(default_factory=dict)
     declined: dict[str, str] = field(default_factory=dict)
     keeps_inputs: bool = False
     _replaced: dict[str, tuple[str, F32]] = field(default_factory=dict)
@@ -55,13 +57,14 @@ class LayerWalk:
         strangers = {step.name for step in self.walk.steps} - {layer.node for layer in found}
         for layer in found:
             key = self.walk.weight_key(layer.node)
-            reason = None if key is None else self._reason(key, owners, readers[self._tensor(key)] & strangers)
             if key is None:
                 continue
-            if reason:
-                self.declined[layer.node] = reason
+            reason = self._reason(key, owners, readers[self._tensor(key)] & strangers)
+            layout = None if reason else layout_of(layer, self.walk.encodings[key])
+            if reason or layout is None:
+                self.declined[layer.node] = reason or "several of its outputs share one of its grid's scales"
             else:
-                owners[key] = layer.node
+                owners[key], self.layouts[layer.node] = layer.node, layout
                 self.layers[layer.node] = replace(layer, has_bias=layer.has_bias and self._owns_bias(layer, readers))
                 self._take_bias(self.layers[layer.node])
 
@@ -77,8 +80,8 @@ class LayerWalk:
             return f"its weight is read by {min(strangers)!r}, too, which is no layer"
         if spec.bits > 8:
             return f"its {spec.bits}-bit grid leaves nothing to gain"
-        if not (spec.is_symmetric and spec.dtype.is_signed) or isinstance(spec.granularity, PerBlock):
-            return "its grid is not symmetric with one scale per channel"
+        if not (spec.is_symmetric and spec.dtype.is_signed):
+            return "its grid is not symmetric"
         return None
 
     def _owns_bias(self, layer: Layer, readers: Mapping[str, set[str]]) -> bool:
@@ -111,12 +114,12 @@ class LayerWalk:
         Raises:
             LayerLeftError: the data say nothing of it.
         """
-        walk, layer = self.walk, self.layers[step.name]
+        walk, layer, layout = self.walk, self.layers[step.name], self.layouts[step.name]
         key = walk.weight_key(step.name)
         assert key is not None
         name = walk.start.plan.grids[key].tensor
-        weights = layer.weight_rows(walk.values_of(name, FLOAT)).astype(np.float64)
-        current = layer.weight_rows(walk.values_of(name)).astype(np.float64)
+        weights = layout.rows(layer.weight_rows(walk.values_of(name, FLOAT)))
+        current = layout.rows(layer.weight_rows(walk.values_of(name)))
         corrects = self.gives_rows(layer)
         moment = JointMoment()
         for x, y in self.rows(step, enough_rows(layer)):
@@ -124,7 +127,7 @@ class LayerWalk:
         if not moment.rows:
             raise LayerLeftError("it read nothing on the calibration data")
         least = self._least(step, weights.shape[0], weights.shape[1])
-        return LayerCase(layer, weights, current, walk.encodings[key], moment, least, corrects)
+        return LayerCase(layer, weights, current, walk.encodings[key], layout, moment, least, corrects)
 
     def rows(self, step: Step, count: int, stream: str = QUANTIZED) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield rows of each batch: [G, R, K] as the layer reads in a stream, [G, R, C * T] as the float one gives.
@@ -213,7 +216,8 @@ class LayerWalk:
         key = self.walk.weight_key(step.name)
         assert key is not None
         weights = weights_from_rows(self.layers[step.name], found.weights)
-        self.walk.set_weight(key, weights, found.encoding(self.walk.encodings[key]))
+        encoding = self.layouts[step.name].encoding(found.scale, self.walk.encodings[key])
+        self.walk.set_weight(key, weights, encoding)
         if found.bias is not None:
             self.walk.set_values(step.reads[2], found.bias)
 

@@ -8,18 +8,19 @@ to the spec's qmin and qmax, narrower than the container for symmetric signed gr
 (biases, for which ONNX has no QuantizeLinear) divides in float64, since float32 cannot hold 32-bit codes.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fewbits.errors import SpecError
-from fewbits.spec.dtypes import DType, PerBlock, PerChannel, PerTensor, QuantSpec
+from fewbits.spec.dtypes import DType, Granularity, PerBlock, PerChannel, PerTensor, QuantSpec
 from fewbits.spec.encodings import Encoding
 
 Reals = npt.NDArray[np.floating[Any]]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+_T = TypeVar("_T", bound=np.generic)
 
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 """Smallest normal float32: scales below are raised to it, since runtimes may flush denormals to zero."""
@@ -111,27 +112,27 @@ def broadcast_grid(shape: tuple[int, ...], encoding: Encoding) -> tuple[F32, npt
     Raises:
         SpecError: the encoding does not fit `shape`.
     """
-    granularity = encoding.spec.granularity
-    scale, zero_point = encoding.scale, encoding.zero_point
+    granularity, scale = encoding.spec.granularity, encoding.scale
+    if not isinstance(granularity, PerTensor):
+        axis = normalized_axis(granularity.axis, shape)
+        wanted = (shape[axis],) if isinstance(granularity, PerChannel) else blocked_shape(shape, granularity)
+        if scale.shape != wanted:
+            what = f"-channel scales along axis {axis}"
+            if isinstance(granularity, PerBlock):
+                what = f"-block scales ({granularity.size} along axis {axis})"
+            raise SpecError(f"Per{what} of a tensor {shape} have the shape {wanted}, not {scale.shape}.")
+    return spread(scale, shape, granularity), spread(encoding.zero_point, shape, granularity)
+
+
+def spread(values: npt.NDArray[_T], shape: tuple[int, ...], granularity: Granularity) -> npt.NDArray[_T]:
+    """Return what belongs to scales in a layout that broadcasts against a tensor of `shape`; see `broadcast_grid`."""
     if isinstance(granularity, PerTensor):
-        return scale, zero_point
+        return values
     axis = normalized_axis(granularity.axis, shape)
     if isinstance(granularity, PerChannel):
-        if scale.shape != (shape[axis],):
-            raise SpecError(
-                f"Per-channel scales along axis {axis} of a tensor {shape} have the shape ({shape[axis]},), "
-                f"not {scale.shape}."
-            )
-        layout = tuple(-1 if i == axis else 1 for i in range(len(shape)))
-        return scale.reshape(layout), zero_point.reshape(layout)
-    blocks = blocked_shape(shape, granularity)
-    if scale.shape != blocks:
-        raise SpecError(
-            f"Per-block scales ({granularity.size} along axis {axis}) of a tensor {shape} have the shape {blocks}, "
-            f"not {scale.shape}."
-        )
+        return values.reshape(tuple(-1 if i == axis else 1 for i in range(len(shape))))
     cut = (slice(None),) * axis + (slice(shape[axis]),)
-    return np.repeat(scale, granularity.size, axis)[cut], np.repeat(zero_point, granularity.size, axis)[cut]
+    return np.repeat(values, granularity.size, axis)[cut]
 
 
 def blocked_shape(shape: tuple[int, ...], granularity: PerBlock) -> tuple[int, ...]:

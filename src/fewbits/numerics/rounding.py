@@ -4,10 +4,13 @@ For a layer y = w x whose inputs have the second moment H = E[x x^T], weights q 
 (q - t) H (q - t)^T per row. Rounding each weight to the nearest code ignores H; here the error of one weight is made
 up for by the others. All functions work on G groups at once (a depthwise convolution has one per channel).
 
+A row has one scale, or one per block of its inputs: scales are [G, C, B], B = 1 where there are no blocks.
+
 Source: Frantar et al. 2023 (GPTQ: columns in turn, the error spread over those that are left), followed by coordinate
 descent over the codes, which can only lower the cost, and by the scale that suits the codes best in closed form.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +21,7 @@ from fewbits.spec.dtypes import QuantSpec
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+Blocks = npt.NDArray[np.intp]
 
 RATIOS = (1.0, 0.9, 0.8)
 """Scales that are tried, over the one given: with errors that make up for each other, a finer step often pays."""
@@ -37,6 +41,7 @@ class RoundingProblem:
         spec: the grid: symmetric and signed.
         least: [G, C]: the smallest scale allowed.
         is_shared: one scale serves the whole weight.
+        blocks: [K], the block of each input, counted from 0; None where a row has one scale.
     """
 
     target: F64
@@ -44,6 +49,7 @@ class RoundingProblem:
     spec: QuantSpec
     least: F64
     is_shared: bool = False
+    blocks: Blocks | None = None
 
     @property
     def rows(self) -> F64:
@@ -51,46 +57,58 @@ class RoundingProblem:
         groups, channels, taps, inputs = self.target.shape
         return self.target.reshape(groups, channels * taps, inputs)
 
+    @property
+    def parts(self) -> list[slice | Blocks]:
+        """The inputs of each block."""
+        if self.blocks is None:
+            return [slice(None)]
+        return [np.flatnonzero(self.blocks == block) for block in range(self.blocks.max() + 1)]
+
     def steps(self, scale: F64) -> F64:
-        """Return the scale [G, C] as the step of every row, [G, C * T]."""
-        return np.repeat(scale, self.target.shape[2], axis=1)
+        """Return scales [G, C, B] as the step of every weight, [G, C * T, K]."""
+        found = np.repeat(scale, self.target.shape[2], axis=1)
+        return np.broadcast_to(found, self.rows.shape) if self.blocks is None else found[..., self.blocks]
+
+    def allowed(self, scale: F64) -> F64:
+        """Return scales [G, C, B], raised where they are below the smallest allowed."""
+        return np.maximum(scale, self.least[..., None])
 
     def of_rows(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Return a choice per scale [G, C] as one per row, [G, C * T]."""
+        """Return a choice per channel [G, C] as one per row, [G, C * T]."""
         return np.repeat(chosen, self.target.shape[2], axis=1)
 
-    def per_scale(self, values: F64) -> F64:
-        """Return figures of rows [G, C * T] summed over what shares a scale, [G, C]."""
+    def per_channel(self, values: F64) -> F64:
+        """Return figures of rows [G, C * T] summed over what shares scales, [G, C]."""
         groups, channels, taps, _ = self.target.shape
         found = values.reshape(groups, channels, taps).sum(-1)
         return np.full_like(found, found.sum()) if self.is_shared else found
 
     def objective(self, codes: F64, scale: F64) -> F64:
-        """Return the cost of codes [G, C * T, K] at a scale [G, C], summed over what shares a scale: [G, C]."""
-        delta = codes * self.steps(scale)[..., None] - self.rows
-        return self.per_scale(((delta @ self.cost) * delta).sum(-1))
+        """Return the cost of codes [G, C * T, K] at scales [G, C, B], summed over what shares them: [G, C]."""
+        delta = codes * self.steps(scale) - self.rows
+        return self.per_channel(((delta @ self.cost) * delta).sum(-1))
 
 
 def round_nearest(problem: RoundingProblem, values: F64, scale: F64) -> F64:
-    """Return the codes nearest to `values` [G, C, T, K] at a scale [G, C], as [G, C * T, K]."""
+    """Return the codes nearest to `values` [G, C, T, K] at scales [G, C, B], as [G, C * T, K]."""
     rows = values.reshape(problem.rows.shape)
-    return np.clip(np.rint(rows / problem.steps(scale)[..., None]), problem.spec.qmin, problem.spec.qmax)
+    return np.clip(np.rint(rows / problem.steps(scale)), problem.spec.qmin, problem.spec.qmax)
 
 
 def round_together(problem: RoundingProblem, scale: F64, ratios: tuple[float, ...] = RATIOS) -> tuple[F64, F64]:
-    """Return codes [G, C * T, K] and scales [G, C] of small cost; never worse than the nearest codes of the target.
+    """Return codes [G, C * T, K] and scales [G, C, B] of small cost; never worse than the target's nearest codes.
 
     Args:
         problem: what is to be rounded.
-        scale: [G, C], the scale to start from.
-        ratios: of it, that are tried.
+        scale: [G, C, B], the scales to start from.
+        ratios: of them, that are tried.
     """
     ordered = Ordered(problem)
-    best_scale = np.maximum(scale, problem.least)
+    best_scale = problem.allowed(scale)
     best = ordered.descend(round_nearest(problem, problem.target, best_scale), best_scale)
     least = problem.objective(best, best_scale)
     for ratio in ratios:
-        trial = np.maximum(scale * ratio, problem.least)
+        trial = problem.allowed(scale * ratio)
         codes = ordered.descend(ordered.gptq(trial), trial)
         for refit in range(_REFITS + 1):
             if refit:
@@ -98,17 +116,61 @@ def round_together(problem: RoundingProblem, scale: F64, ratios: tuple[float, ..
                 codes = ordered.descend(codes, trial)
             found = problem.objective(codes, trial)
             better = found < least * (1 - 1e-9)
-            least, best_scale = np.where(better, found, least), np.where(better, trial, best_scale)
+            least, best_scale = np.where(better, found, least), np.where(better[..., None], trial, best_scale)
             best = np.where(problem.of_rows(better)[..., None], codes, best)
     return best, best_scale
 
 
+def nearest_of_blocks(problem: RoundingProblem, values: F64, start: F64, trials: Sequence[F64]) -> tuple[F64, F64]:
+    """Return the codes nearest to `values` [G, C, T, K], and scales [G, C, B] chosen one block after the other.
+
+    Args:
+        problem: what is to be rounded.
+        values: that codes are nearest to.
+        start: [G, C, B], the scales to start from: each stays where no other costs less.
+        trials: [G, C, B] each, the scales to try.
+    """
+    scale, rows = problem.allowed(start), values.reshape(problem.rows.shape)
+    codes = round_nearest(problem, values, scale)
+    errors = codes * problem.steps(scale) - problem.rows
+    for block, own in enumerate(problem.parts):
+        near, target = problem.cost[:, own][..., own], problem.rows[..., own]
+        drawn = errors @ problem.cost[..., own] - errors[..., own] @ near  # by the errors of all other blocks
+        least: F64 | None = None
+        for trial in (scale, *map(problem.allowed, trials)):
+            steps = np.repeat(trial[..., block], problem.target.shape[2], axis=1)[..., None]
+            found = np.clip(np.rint(rows[..., own] / steps), problem.spec.qmin, problem.spec.qmax)
+            delta = found * steps - target
+            cost = problem.per_channel(((2 * drawn + delta @ near) * delta).sum(-1))
+            if least is None:
+                least = cost
+                continue
+            better = cost < least - 1e-9 * np.abs(least)
+            least = np.where(better, cost, least)
+            scale[..., block] = np.where(better, trial[..., block], scale[..., block])
+            chosen = problem.of_rows(better)[..., None]
+            codes[..., own] = np.where(chosen, found, codes[..., own])
+            errors[..., own] = np.where(chosen, delta, errors[..., own])
+    return codes, scale
+
+
 def best_steps(problem: RoundingProblem, codes: F64, scale: F64) -> F64:
-    """Return the scales [G, C] that suit given codes best: q H t / q H q, where that is positive and allowed."""
-    weighed = codes @ problem.cost
-    above, below = (problem.per_scale((weighed * rows).sum(-1)) for rows in (problem.rows, codes))
-    found = np.where((above > 0) & (below > 0), above / np.where(below > 0, below, 1.0), scale)
-    return np.maximum(found.astype(np.float32), np.maximum(problem.least, SMALLEST_SCALE)).astype(np.float64)
+    """Return the scales [G, C, B] that suit given codes best: q H t / q H q, where that is positive and allowed.
+
+    Of several blocks one comes after the other; t is what the others leave to it.
+    """
+    found, lowest = scale.copy(), np.maximum(problem.least, SMALLEST_SCALE)
+    left = problem.rows - codes * problem.steps(scale)
+    for block, own in enumerate(problem.parts):
+        left[..., own] = problem.rows[..., own]
+        part = codes[..., own]
+        weighed = part @ problem.cost[:, own]
+        above = problem.per_channel((weighed * left).sum(-1))
+        below = problem.per_channel((weighed[..., own] * part).sum(-1))
+        best = np.where((above > 0) & (below > 0), above / np.where(below > 0, below, 1.0), scale[..., block])
+        found[..., block] = np.maximum(best.astype(np.float32), lowest)
+        left[..., own] -= part * np.repeat(found[..., block], problem.target.shape[2], axis=1)[..., None]
+    return found
 
 
 class Ordered:
@@ -131,6 +193,10 @@ class Ordered:
         np.put_along_axis(found, np.broadcast_to(self.order[:, None, :], values.shape), values, axis=2)
         return found
 
+    def _steps(self, scale: F64) -> F64:
+        steps = self.problem.steps(scale)
+        return steps if self.problem.blocks is None else self._sorted(steps)
+
     @property
     def spread(self) -> F64:
         """The upper Cholesky factor of the inverse of the cost, [G, K, K]."""
@@ -143,14 +209,14 @@ class Ordered:
     def gptq(self, scale: F64) -> F64:
         """Return codes [G, C * T, K]: one input after the other, its error spread over those that are left."""
         spec, spread, left = self.problem.spec, self.spread, self.target.copy()
-        steps, inputs = self.problem.steps(scale), left.shape[2]
+        steps, inputs = self._steps(scale), left.shape[2]
         codes = np.zeros_like(left)
         for begin in range(0, inputs, _BLOCK):
             end = min(begin + _BLOCK, inputs)
             errors = np.zeros((*left.shape[:2], end - begin))
             for j in range(begin, end):
-                codes[:, :, j] = np.clip(np.rint(left[:, :, j] / steps), spec.qmin, spec.qmax)
-                error = (left[:, :, j] - codes[:, :, j] * steps) / spread[:, j, j][:, None]
+                codes[:, :, j] = np.clip(np.rint(left[:, :, j] / steps[:, :, j]), spec.qmin, spec.qmax)
+                error = (left[:, :, j] - codes[:, :, j] * steps[:, :, j]) / spread[:, j, j][:, None]
                 errors[:, :, j - begin] = error
                 left[:, :, j + 1 : end] -= error[:, :, None] * spread[:, j, j + 1 : end][:, None]
             left[:, :, end:] -= errors @ spread[:, begin:end, end:]
@@ -158,20 +224,20 @@ class Ordered:
 
     def descend(self, codes: F64, scale: F64, sweeps: int = SWEEPS) -> F64:
         """Return codes of no larger cost: each in turn takes the value that is best beside the others."""
-        spec, steps, codes = self.problem.spec, self.problem.steps(scale), self._sorted(codes)
+        spec, steps, codes = self.problem.spec, self._steps(scale), self._sorted(codes)
         power = np.maximum(np.einsum("gkk->gk", self.cost), 1e-300)
-        slope = (codes * steps[..., None] - self.target) @ self.cost
+        slope = (codes * steps - self.target) @ self.cost
         for _ in range(sweeps):
             moved = 0
             for j in range(codes.shape[2]):
-                wish = codes[:, :, j] - slope[:, :, j] / (power[:, j][:, None] * steps)
+                wish = codes[:, :, j] - slope[:, :, j] / (power[:, j][:, None] * steps[:, :, j])
                 step = np.clip(np.rint(wish), spec.qmin, spec.qmax) - codes[:, :, j]
                 group, row = np.nonzero(step)
                 if len(row):
                     moved += len(row)
                     change = step[group, row]
                     codes[group, row, j] += change
-                    slope[group, row] += (change * steps[group, row])[:, None] * self.cost[group, j]
+                    slope[group, row] += (change * steps[group, row, j])[:, None] * self.cost[group, j]
             if not moved:
                 break
         return self._restored(codes)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewbits.numerics.affine import SMALLEST_SCALE, bounded_scale
+from fewbits.numerics.rounding import Blocks, RoundingProblem, nearest_of_blocks
 from fewbits.numerics.second_moment import SecondMoment
 from fewbits.spec.dtypes import QuantSpec
 
@@ -18,6 +19,7 @@ F64 = npt.NDArray[np.float64]
 RATIOS = np.linspace(1.05, 0.3, 61)
 """Candidate scales over the channel's absmax scale; a little above 1 shifts the roundings without clipping anything."""
 _WORK = 3e8  # multiply-adds spent on the full objective of one layer
+_BLOCK_WORK = 1e9  # the same where rows have blocks, each of which is tried by itself
 _FINE = 0.0125  # the second round looks one step of RATIOS to either side
 
 
@@ -49,6 +51,29 @@ def search_weight_scales(rows: F32, spec: QuantSpec, moment: SecondMoment, *, ce
     fine = [chosen, *(chosen * (1 + _FINE * step) for step in np.linspace(-1, 1, max(kept // 2, 4)))]
     finest = _least(rows, base, spec, matrix, [np.minimum(f, RATIOS[0]) for f in fine])
     return _pick(absmax_scale, finest, spec)
+
+
+def search_block_scales(rows: F32, start: F64, blocks: Blocks, spec: QuantSpec, moment: SecondMoment) -> F64 | None:
+    """Return one scale per block of inputs, [G, C, B]; None where moments keep no more than diagonals.
+
+    Args:
+        rows: weights [G, C, 1, K].
+        start: [G, C, B], the scales that cover each block.
+        blocks: [K], the block of each input.
+        spec: a symmetric signed grid.
+        moment: second moments of the K inputs of each group.
+    """
+    matrix = moment.matrix()
+    if matrix is None:
+        return None
+    unit = np.frexp(np.abs(rows).max(axis=(2, 3)))[1][..., None]
+    near, base = np.ldexp(rows, -unit[..., None]).astype(np.float64), np.ldexp(start, -unit)
+    count = int(np.clip(_BLOCK_WORK * start.shape[2] / (rows.size * rows.shape[-1]), 6, len(RATIOS)))
+    trials = [base * ratio for ratio in RATIOS[np.linspace(0, len(RATIOS) - 1, count).astype(int)]]
+    least = np.full(start.shape[:2], SMALLEST_SCALE)
+    problem = RoundingProblem(near, matrix.astype(np.float64), spec, least, blocks=blocks)
+    found = nearest_of_blocks(problem, near, base, trials)[1]
+    return np.asarray(bounded_scale(np.maximum(np.ldexp(found, unit), SMALLEST_SCALE), -spec.qmin), np.float64)
 
 
 def _least(rows: F32, base: F32, spec: QuantSpec, matrix: F32, ratios: Sequence[F64]) -> F64:

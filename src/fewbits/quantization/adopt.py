@@ -200,7 +200,9 @@ class _Adopter:
             weight = self.inputs.get((str(node.name), rule.weight)) if rule and rule.weight is not None else None
             is_stored = weight is not None and self.grids[weight].role is Role.WEIGHT
             bits = self.grids[weight].spec.bits if weight is not None and is_stored else usual
-            return NodePlan(node.op_type, Precision(bits, self.grids[keys[0]].spec.bits))
+            blocks = self.grids[weight].spec.granularity if weight is not None and is_stored else None
+            size = blocks.size if isinstance(blocks, PerBlock) else None
+            return NodePlan(node.op_type, Precision(bits, self.grids[keys[0]].spec.bits, block_size=size))
         uses = list(node.outputs[0].uses()) if node.outputs else []
         is_read = any((str(node.name), i) in self.inputs for i in range(len(node.inputs)))
         follower = below.get(str(uses[0].node.name)) if len(uses) == 1 and is_read else None

@@ -14,13 +14,14 @@ from fewbits.numerics.affine import SMALLEST_SCALE, bounded_scale, encoding_from
 from fewbits.numerics.histogram import Histogram
 from fewbits.numerics.ranges import Estimator, MinMax, Mse
 from fewbits.numerics.second_moment import LARGEST
-from fewbits.numerics.weight_search import search_weight_scales
+from fewbits.numerics.weight_search import search_block_scales, search_weight_scales
 from fewbits.numerics.weights import WeightMethod, weight_encoding
 from fewbits.quantization.biases import BiasFitter, Shifts, constant_values
 from fewbits.quantization.infinities import without_infinities
 from fewbits.quantization.layers import Layer, find_layers
 from fewbits.quantization.observe import Statistics
-from fewbits.spec.dtypes import PerChannel, QuantSpec
+from fewbits.quantization.scale_layout import layout_of
+from fewbits.spec.dtypes import PerBlock, PerTensor, QuantSpec
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Grid, Plan, Role
 
@@ -214,8 +215,16 @@ class _Encoder:
     def _search(self, values: F32, grid: Grid, layer: Layer) -> Encoding | None:
         """Scales that minimize the error at the layer's output, or None where its inputs were not sampled."""
         moment = self.statistics.moments.get(layer.node)
-        if moment is None or not moment.rows or not isinstance(grid.spec.granularity, PerChannel):
+        if moment is None or not moment.rows or isinstance(grid.spec.granularity, PerTensor):
             return None
+        if isinstance(grid.spec.granularity, PerBlock):
+            like = weight_encoding(values, grid.spec)
+            layout = layout_of(layer, like)
+            if layout is None or layout.blocks is None:
+                return None
+            rows = layout.rows(layer.weight_rows(values)).astype(np.float32)
+            found = search_block_scales(rows, layout.scales(like), layout.blocks, grid.spec, moment)
+            return None if found is None else layout.encoding(found, like)
         if layer.op == "ConvTranspose" and layer.groups > 1:
             return None
         scales = search_weight_scales(layer.weight_rows(values), grid.spec, moment, centered=self._is_centered(layer))

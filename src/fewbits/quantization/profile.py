@@ -1,7 +1,7 @@
 """Which precision every node runs in: the profile as the user gives it, spread over groups that must agree."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -45,8 +45,14 @@ def assign(
     Fused operators follow their head; operators that pass values through follow their producer.
 
     Raises:
-        SpecError: the profile names a node that the graph does not have.
+        SpecError: the profile names a node that the graph does not have, or blocks of weights that the target lacks.
     """
+    for precision in (profile.default, *profile.nodes.values()):
+        if precision.block_size and not target.per_block:
+            raise SpecError(
+                f"Target {target.name!r} has no weights with scales per block ({precision}): write "
+                f"{replace(precision, block_size=None)}, or choose a target with per_block, such as ort-cpu."
+            )
     nodes = list(graph)
     missing = sorted(set(profile.nodes) - {str(n.name) for n in nodes})
     if missing:

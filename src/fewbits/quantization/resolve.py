@@ -8,9 +8,9 @@ import onnx_ir as ir
 
 from fewbits.errors import SpecError
 from fewbits.graph.naming import value_names
-from fewbits.graph.topology import channel_axis, constant, data_positions, is_float32, op_rule
+from fewbits.graph.topology import channel_axis, constant, data_positions, input_axis, is_float32, op_rule
 from fewbits.quantization.profile import Profile, assign
-from fewbits.spec.dtypes import DType, PerChannel, PerTensor, QuantSpec
+from fewbits.spec.dtypes import DType, Granularity, PerBlock, PerChannel, PerTensor, QuantSpec
 from fewbits.spec.optable import Kind, OpRule
 from fewbits.spec.plan import Grid, NodePlan, Plan, Role
 from fewbits.spec.precision import Precision
@@ -103,7 +103,7 @@ class _Builder:
         spec = activation_spec(precision)
         for position in data_positions(node, rule):
             if rule.kind is Kind.LINEAR and position != rule.weight and constant(node.inputs[position]) is not None:
-                self._add_weight(node, position, precision, None)
+                self._add_weight(node, position, precision, PerTensor())
             else:
                 self._read(node, position, self._operand(node, position, rule, spec))
         if rule.kind is Kind.PASS:
@@ -117,7 +117,7 @@ class _Builder:
         if node in self.fused and node.op_type == "PRelu" and not plan.precision.is_float:
             slope = constant(node.inputs[1])
             is_fine = "PRelu" in self.target.per_channel and slope is not None and len(slope.shape) > 0
-            self._add_weight(node, 1, plan.precision, 0 if is_fine else None)
+            self._add_weight(node, 1, plan.precision, PerChannel(0) if is_fine else PerTensor())
 
     def _read(self, node: ir.Node, position: int, spec: QuantSpec) -> None:
         value = node.inputs[position]
@@ -169,12 +169,23 @@ class _Builder:
         if tensor is not None and rule.kind is Kind.NORM:
             self._add_gamma(node, rule, precision)
         elif tensor is not None:
-            axis = channel_axis(node, len(tensor.shape))
-            grouped = node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) > 1
-            is_fine = node.op_type in self.target.per_channel and not grouped and len(tensor.shape) > 1
-            self._add_weight(node, rule.weight or 0, precision, axis if is_fine else None)
+            self._add_weight(node, rule.weight or 0, precision, self._granularity(node, tensor, precision))
         if rule.bias is not None and len(node.inputs) > rule.bias:
             self._add_bias(node, rule.bias, rule)
+
+    def _granularity(self, node: ir.Node, tensor: ir.TensorProtocol, precision: Precision) -> Granularity:
+        """Return how finely the weight of a LINEAR node shares its scales."""
+        shape, size = tensor.shape.numpy(), precision.block_size
+        grouped = node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) > 1
+        if node.op_type not in self.target.per_channel or grouped or len(shape) < 2:
+            return PerTensor()
+        axis = channel_axis(node, len(shape))
+        inputs = input_axis(axis)
+        # ONNX has blocks along one axis: those of a wide kernel would have scales for each of its positions
+        has_kernel = node.op_type.startswith("Conv") and math.prod(shape[2:]) > 1
+        if size is None or node.op_type not in self.target.per_block or has_kernel or shape[inputs] <= size:
+            return PerChannel(axis)
+        return PerBlock(inputs, size)
 
     def _add_gamma(self, node: ir.Node, rule: OpRule, precision: Precision) -> None:
         if self.target.gamma_follows_activation:
@@ -184,17 +195,19 @@ class _Builder:
             # beside an int32 bias, HTP rejects a 16-bit gamma whose zero point is 0 and takes one in the middle
             self._read(node, rule.weight or 1, replace(spec, is_symmetric=spec.dtype.bits == 16))
         else:
-            self._add_weight(node, rule.weight or 1, precision, None)
+            self._add_weight(node, rule.weight or 1, precision, PerTensor())
 
-    def _add_weight(self, node: ir.Node, position: int, precision: Precision, axis: int | None) -> None:
+    def _add_weight(self, node: ir.Node, position: int, precision: Precision, granularity: Granularity) -> None:
         value = node.inputs[position]
         assert value is not None
         name = str(value.name)
         bits, dtype = precision.weight_bits, DType.container(precision.weight_bits, signed=True)
-        has_one_scale = axis is None or value.shape is None or value.shape[axis] == 1
+        has_one_scale = isinstance(granularity, PerTensor) or value.shape is None
+        if isinstance(granularity, PerChannel) and value.shape is not None:
+            has_one_scale = value.shape[granularity.axis] == 1
         if dtype is DType.INT4 and has_one_scale and not self.target.int4_per_tensor:
             dtype = DType.INT8
-        spec = QuantSpec(dtype, bits, is_symmetric=True, granularity=PerTensor() if axis is None else PerChannel(axis))
+        spec = QuantSpec(dtype, bits, is_symmetric=True, granularity=granularity)
         grid = Grid(name, spec, Role.WEIGHT, headroom=self._headroom(spec))
         self._add_stored(node, position, grid)
 
@@ -204,7 +217,10 @@ class _Builder:
         if value is None or tensor is None:
             return
         parents = (self.inputs[name, 0], self.inputs[name, rule.weight or 1])
-        fine = self.grids[parents[1]].spec.granularity != PerTensor()
+        granularity = self.grids[parents[1]].spec.granularity
+        if isinstance(granularity, PerBlock):
+            return  # it has no one scale that a product with the input's would follow from
+        fine = granularity != PerTensor()
         # one row of any rank is stored as a vector; only a Gemm knows biases [M, N]
         axis = 0 if math.prod(tensor.shape.numpy()[:-1]) == 1 else len(tensor.shape) - 1
         spec = QuantSpec(DType.INT32, 32, is_symmetric=True, granularity=PerChannel(axis) if fine else PerTensor())
@@ -286,6 +302,10 @@ def _unread_reason(value: ir.Value, plan: "_Builder") -> str:
         if mine is None:
             return "it is read inside a control-flow body"
         if not mine.precision.is_float:
+            rule, name = op_rule(use.node), str(use.node.name)
+            weight = None if rule is None or rule.bias != use.idx else plan.inputs.get((name, rule.weight or 1))
+            if weight is not None and isinstance(plan.grids[weight].spec.granularity, PerBlock):
+                return f"it is added in float: the weight of {use.node.op_type} {name!r} has scales per block"
             return f"it is a setting of {use.node.op_type} {use.node.name!r}"
         return mine.reason or f"{use.node.op_type} runs in {mine.precision}"
     return "nothing reads it"

@@ -20,7 +20,7 @@ _AIMET = "aimet:"
 _KEYS = {
     "description", "extends", "activation_types", "weight_types", "per_channel", "fused", "fixed_ranges",
     "concat_shares_grid", "gamma_follows_activation", "left_float", "fp16", "int4_per_tensor", "widest_gamma",
-    "second_operand", "highest_int16",
+    "second_operand", "highest_int16", "per_block",
 }  # fmt: skip
 _NEEDED = ("description", "activation_types", "weight_types", "per_channel", "fused")
 _T = TypeVar("_T")
@@ -37,6 +37,8 @@ class Target:
         activation_types: container types that activations may have.
         weight_types: container types that weights may have.
         per_channel: operators whose weights may have one scale per output channel.
+        per_block: operators whose weights may have several scales per output channel, one for each block of inputs;
+            convolutions only where their kernel is a single position.
         fused: operator -> operators that it absorbs when they are its only consumer (they share one output grid).
         fixed_ranges: operator -> (low, high) of its output, whatever calibration saw.
         concat_shares_grid: the inputs of Concat take the grid of its output where nothing else reads them.
@@ -67,6 +69,7 @@ class Target:
     widest_gamma: int = 16
     second_operand: DType = DType.UINT16
     highest_int16: int = _INT16_MAX
+    per_block: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
 
@@ -153,6 +156,7 @@ def _build(name: str, table: Mapping[str, Any], where: str) -> Target:
         widest_gamma=read.width("widest_gamma"),
         second_operand=read.one_type("second_operand", DType.UINT16),
         highest_int16=read.code("highest_int16"),
+        per_block=read.names("per_block", table.get("per_block", [])),
     )
 
 

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,8 @@ def _repeated(options: Mapping[str, Any], output: Path | None) -> Iterator[tuple
     if output is None:
         return
     precision = Precision.parse(options["precision"])
-    low, high = str(precision), f"w{precision.weight_bits}a16" if precision.activation_bits < 16 else "fp16"
+    low, wide = str(precision), str(replace(precision, activation_bits=16))
+    high = "fp16" if wide == low else wide
     given = {**options, "model": output, "dims": None, "simplify": None}
 
     def line(verb: str, **more: Any) -> str:
