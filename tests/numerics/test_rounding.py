@@ -41,8 +41,8 @@ def made(
 @settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(1, 9)),
-    bits=st.sampled_from([2, 3, 4, 8]), sharing=st.sampled_from([(False, 0), (True, 0), (False, 2), (False, 3)]), least=st.sampled_from([0.0, 0.05, 2.0]),
-    seed=st.integers(0, 999),
+    bits=st.sampled_from([2, 3, 4, 8]), sharing=st.sampled_from([(False, 0), (True, 0), (False, 2), (False, 3)]),
+    least=st.sampled_from([0.0, 0.05, 2.0]), seed=st.integers(0, 999),
 )  # fmt: skip
 def test_together_is_never_worse_than_nearest(shape, bits, sharing, least, seed):
     is_shared, blocks = sharing[0], min(sharing[1], shape[3])

@@ -2,7 +2,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fewbits.errors import SpecError
@@ -13,6 +13,7 @@ SCALARS = TEXTS | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(a
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=8)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # of a loaded machine: drawing texts takes longest
 @given(st.dictionaries(TEXTS, st.dictionaries(TEXTS, VALUES, min_size=1)))
 def test_what_is_written_is_read_back(sections):
     read = tomllib.loads(write_toml(sections))

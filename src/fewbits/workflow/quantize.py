@@ -98,7 +98,7 @@ def quantize(
 
     Args:
         model: a path, bytes, a model in memory, or the output folder of an earlier run.
-        precision: of every node that `profile` does not name: w8a8, w8a16, w16a16, w4a8, w4a16, w4a16g32, fp16, fp32 ...
+        precision: of every node that `profile` does not name: w8a8, w8a16, w16a16, w4a8, w4a16g32, fp16, fp32 ...
         data: calibration data: an image folder, .npz, .npy, a folder of them, an input list, file.py:function, arrays.
         output: folder for the files; None writes nothing.
         target: device profile, its name, a TOML file or aimet:FILE.json.
