@@ -138,6 +138,12 @@ def test_bytes_are_stored_weights_and_what_is_read_and_written():
     assert costs.fixed == 0
 
 
+def test_bytes_count_the_scales_of_every_block():
+    costs = byte_costs(layout("chain", ("w4a8g3",), target="ort-cpu"))
+    scales = 2 * 3 * (4 + 0.5)  # two blocks, the second of one input, of each of three channels
+    assert costs.groups["h"]["w4a8g3"] == 6 + scales + 4 * 3 + 4 + 3  # the bias is float
+
+
 def test_bytes_count_each_tensor_once_and_what_stays_in_float():
     costs = byte_costs(layout("residual", ("w8a8", "fp16")))
     image, wide = 4 * 6 * 6, 5 * 13 * 13

@@ -61,10 +61,11 @@ def feeds() -> dict[str, torch.Tensor]:
     return {"image": torch.from_numpy(images())}
 
 
-def started(precision: str = "w8a8", **options: object) -> Start:
+def started(precision: str = "w8a8", *, target: str = "qnn-htp-v73", **options: object) -> Start:
     """Return it quantized; the biases of the current model make up for rounded weights."""
     threads = RunOptions(threads=1)
-    calibration = calibrate(model(**options), data={"image": images()}, run_options=threads, simplify=False)
+    given = {"data": {"image": images()}, "target": target, "run_options": threads}
+    calibration = calibrate(model(**options), simplify=False, **given)
     made = quantize_calibrated(calibration, precision, ranges="minmax", weight_ranges="absmax")
     current = with_biases(calibration.model, made.plan, made.encoded)
     return Start(calibration.model, current, made.plan, made.encodings)

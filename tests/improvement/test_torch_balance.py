@@ -13,7 +13,9 @@ from fewbits.improvement.torch_balance import balance, look  # noqa: E402
 from fewbits.improvement.torch_channels import FIXED, find_channels  # noqa: E402
 from fewbits.improvement.torch_seen import Seen  # noqa: E402
 from fewbits.improvement.torch_walk import Start  # noqa: E402
+from fewbits.numerics.weights import weight_encoding  # noqa: E402
 from fewbits.runtime.torch_graph import TorchGraph  # noqa: E402
+from fewbits.spec.dtypes import PerBlock  # noqa: E402
 from fewbits.spec.plan import Role  # noqa: E402
 from fewbits.training.torch_trainable import Trainable  # noqa: E402
 
@@ -50,6 +52,21 @@ def test_the_error_of_rounded_activations_falls_as_expected():
     assert after < 0.7 * before
     assert before / 2 < found.before < 2 * before  # roundings are taken for independent
     assert after / 2 < found.after < 2 * after
+
+
+def test_scales_per_block_grow_with_what_is_on_them():
+    start = started("w4a8g2", target="ort-cpu")
+    found = balanced(start)
+    for key in ("w4", "w5", "w6"):
+        encoding = found.start.encodings[key]
+        weight = found.start.current.graph.initializers[key].const_value.numpy()
+        assert isinstance(encoding.spec.granularity, PerBlock)
+        np.testing.assert_allclose(encoding.scale, weight_encoding(weight, encoding.spec).scale, rtol=1e-5)
+
+
+def test_the_error_expected_of_weights_with_blocks_is_that_of_their_own_scales():
+    whole, blocks = (balanced(started(name, target="ort-cpu")).before for name in ("w4a16", "w4a16g2"))
+    assert blocks < 0.9 * whole
 
 
 def shift(start: Start) -> torch.Tensor:

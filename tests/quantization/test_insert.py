@@ -241,3 +241,12 @@ def test_networks_without_float_work_pass_through(name):
     made = made_of(name)
     assert not made.plan.grids
     assert not set(ops(made)) & {"QuantizeLinear", "DequantizeLinear"}
+
+
+@pytest.mark.parametrize("text", ["y = Conv (x, w)", "y = Conv (x, w, b)"])
+def test_onnxruntime_runs_a_conv_whose_int8_weight_has_blocks(text):
+    bias = {"b": normal(3)} if "b)" in text else {}
+    graph = model(f"g (float[N, 6, 4, 4] x) => (float y) {{ {text} }}", w=normal(3, 6, 1, 1), **bias)
+    made = quantized(graph, {"x": normal(8, 6, 4, 4)}, "w8a8g4", target="ort-cpu")
+    exact, fast = (made.run(policy)["y"] for policy in (SessionPolicy.EXACT, SessionPolicy.DEFAULT))
+    np.testing.assert_allclose(fast, exact, atol=1.01 * float(made.encoding("y").scale))

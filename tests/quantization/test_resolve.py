@@ -119,6 +119,7 @@ def test_weights_are_symmetric_along_their_output_channels(name, weight, granula
         ("y = Conv <group = 2> (x, w)", (4, 6, 1, 1), PerBlock(1, 4)),
         ("y = Conv (x, w)", (3, 6, 1, 2), PerChannel(0)),  # ONNX would have scales for each position
         ("y = ConvTranspose (x, w)", (6, 3, 1, 1), PerChannel(1)),
+        ("y = MatMul (x, w)", (2, 6, 3), PerChannel(2)),  # encodings files have no place for scales of each matrix
     ],
 )
 def test_blocks_lie_along_the_inputs_where_there_are_more(name, shape, granularity):
@@ -126,6 +127,14 @@ def test_blocks_lie_along_the_inputs_where_there_are_more(name, shape, granulari
     graph = model(f"g ({image}) => (float y) {{ {name} }}", w=normal(*shape))
     spec = plan_of(graph, "w4a8g4", target="ort-cpu").grids["w"].spec
     assert (spec.dtype, spec.bits, spec.granularity) == (DType.INT4, 4, granularity)
+
+
+def test_a_target_may_have_blocks_without_scales_per_channel(tmp_path):
+    (tmp_path / "t.toml").write_text('extends = "ort-cpu"\nper_channel = []\nper_block = ["MatMul"]\n')
+    for text, granularity in (("y = MatMul (x, w)", PerBlock(0, 4)), ("y = Gemm (x, w)", PerTensor())):
+        graph = model(f"g (float[N, 6] x) => (float y) {{ {text} }}", w=normal(6, 3))
+        plan = plan_of(graph, "w4a8g4", target=str(tmp_path / "t.toml"))
+        assert plan.grids["w"].spec.granularity == granularity
 
 
 def test_a_bias_beside_blocks_is_added_in_float():

@@ -24,6 +24,10 @@ BARE = {
     "y": f"{HEAD} g (float[4] x) => (float16[4] y) {{ a = Cast <to: int = 10> (x) y = Relu (a) }}",
 }
 
+POSITIVE = f"""{HEAD} g (float[2, 4] x, float16[4, 3] w) => (float[2, 3] y)
+    <float scale = {{0.01}}, uint8 zero = {{0}}> {{ h = Cast <to: int = 10> (x) m = MatMul (h, w)
+    f = Cast <to: int = 1> (m) q = QuantizeLinear (f, scale, zero) y = DequantizeLinear (q, scale, zero) }}"""
+
 
 def half_ends() -> onnx.ModelProto:
     proto = onnx.parser.parse_model(HALF_ENDS)
@@ -57,3 +61,16 @@ def test_a_float16_end_without_a_cast_is_refused(name):
     infer_shapes(model)
     with pytest.raises(ModelError, match=f"computes with the float16 input or output '{name}' as it is.*put a Cast"):
         strip_qdq(model, "the file")
+
+
+def test_no_relu_is_put_behind_what_is_computed_in_float16():
+    """A tool leaves a Relu to a grid of the operator's own; behind a float16 one only its numbers decide on 0."""
+    proto = onnx.parser.parse_model(POSITIVE)
+    del proto.graph.input[1]
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(normal(4, 3).astype(np.float16), "w"))
+    model = load_model(proto)
+    infer_shapes(model)
+    stripped = strip_qdq(model, "the file")
+    assert [node.op_type for node in stripped.model.graph] == ["MatMul"]
+    assert stripped.clamps == 0
+    assert stripped.given.halves == {"y"}

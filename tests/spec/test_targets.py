@@ -53,6 +53,7 @@ BASE = 'extends = "qnn-htp-v73"\n'
         (BASE + 'activation_types = ["uint9"]', "type 'uint9' in activation_types.* Did you mean 'uint"),
         (BASE + 'activation_types = "uint8"', "activation_types = 'uint8': write a list of names in quotes"),
         (BASE + "per_channel = [1]", "per_channel = 1: write a list of names"),
+        (BASE + 'per_block = ["Matmul"]', r"'Matmul' in per_block: choose of \['Conv'"),
         (BASE + 'fp16 = "false"', "fp16 = 'false': write true or false"),
         (BASE + "[fused]\nConv = 'Relu'", r"fused\.Conv = 'Relu': write a list"),
         (BASE + "[fixed_ranges]\nSoftmax = [1.0, 0.0]", r"fixed_ranges\.Softmax.*low below high"),

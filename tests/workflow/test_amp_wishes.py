@@ -134,6 +134,13 @@ def test_at_least_leaves_what_is_as_wide_in_weights_and_in_activations(groups):
         assert allowed["head"] == names
 
 
+def test_blocks_are_more_than_none_and_less_than_another_bit(groups):
+    names = ("w4a8", "w4a8g32", "w4a8g4", "w5a8", "w4a16")
+    allowed = Wishes.parse(names, at_least=["w4a8g32:conv1", "w4a8g4:conv2"]).allowed(groups)
+    assert allowed["conv1"] == ("w4a8g32", "w4a8g4", "w5a8")
+    assert allowed["conv2"] == ("w4a8g4", "w5a8")
+
+
 def test_several_wishes_hold_together(groups):
     names = ("w8a8", "w8a16", "w16a16")
     allowed = Wishes.parse(names, at_least=["w8a16:*", "w16a16:conv2"], keep=["w8a8:head"]).allowed(groups)

@@ -11,6 +11,7 @@ from fewbits.analysis.costs import Costs, activation_type
 from fewbits.errors import SpecError
 from fewbits.graph.inspect import inspect_graph
 from fewbits.graph.topology import constant, is_float32
+from fewbits.numerics.affine import blocked_shape
 from fewbits.quantization.groups import Group
 from fewbits.quantization.half import castable_inputs
 from fewbits.spec.dtypes import PerBlock, PerChannel, QuantSpec
@@ -124,8 +125,8 @@ def _coded(spec: QuantSpec, value: ir.Value) -> int:
     match spec.granularity:
         case PerChannel(axis):
             scales = int(value.shape[axis])  # type: ignore[index, arg-type]
-        case PerBlock(_, size):
-            scales = math.ceil(count / size)
+        case PerBlock() as blocks:
+            scales = math.prod(blocked_shape(value.shape.numpy(), blocks))  # type: ignore[union-attr, arg-type]
         case _:
             scales = 1
     return math.ceil(count * bits / 8) + _FLOAT_BYTES * scales + math.ceil(scales * bits / 8)

@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fewbits.improvement.torch_channels import FIXED, Channels, find_channels
+from fewbits.improvement.torch_channels import FIXED, Channels, ScaledLayer, find_channels
 from fewbits.improvement.torch_rescale import Values, rescale, sharing
 from fewbits.improvement.torch_seen import Seen
 from fewbits.improvement.torch_walk import Start
 from fewbits.runtime.torch_graph import Tensors, TorchGraph
-from fewbits.spec.dtypes import PerTensor
+from fewbits.spec.dtypes import Granularity, PerBlock, PerTensor
 from fewbits.spec.plan import Plan
 
 _ITERATIONS, _RATE = 150, 0.06
@@ -144,6 +144,7 @@ class _WeightTerm:
         gradient: squared gradients at its outputs, [O].
         steps: highest less lowest code.
         is_per_tensor: whether all outputs share one scale.
+        block: inputs that share a scale; all of an output's where they have no blocks.
     """
 
     tops: torch.Tensor
@@ -153,13 +154,14 @@ class _WeightTerm:
     gradient: torch.Tensor
     steps: int
     is_per_tensor: bool
+    block: int
 
     def error(self, factors: torch.Tensor) -> torch.Tensor:
-        s_in, s_out = factors[self.inputs], factors[self.outputs]
-        tops = (self.tops / s_in).amax(1) * s_out
+        s_in, s_out = factors[self.inputs], factors[self.outputs][:, None]
+        tops = torch.stack([part.amax(1) for part in torch.split(self.tops / s_in, self.block, 1)], 1) * s_out
         tops = tops.max().expand_as(tops) if self.is_per_tensor else tops
-        power = (self.variance * s_in.square()).sum(1)
-        return ((2 * tops / self.steps).square() / 12 * power * self.gradient / s_out.square()).sum()
+        power = torch.stack([part.sum(1) for part in torch.split(self.variance * s_in.square(), self.block, 1)], 1)
+        return ((2 * tops / self.steps).square() / 12 * power * self.gradient[:, None] / s_out.square()).sum()
 
 
 _Term = _GridTerm | _WeightTerm
@@ -195,10 +197,16 @@ def _weight_terms(graph: TorchGraph, plan: Plan, channels: Channels, seen: Seen,
             _WeightTerm(
                 taps.abs().amax(2), inputs[index], torch.from_numpy(channels.classes[layer.result]),
                 variance[index] * taps.shape[2], share * seen.gradient[layer.result], spec.qmax - spec.qmin,
-                isinstance(spec.granularity, PerTensor),
+                isinstance(spec.granularity, PerTensor), _block(layer, spec.granularity, rows.shape[1]),
             )
         )  # fmt: skip
     return found
+
+
+def _block(layer: ScaledLayer, granularity: Granularity, inputs: int) -> int:
+    """Return how many of the inputs of a layer share a scale of its weight; blocks along others are not looked at."""
+    is_of_inputs = isinstance(granularity, PerBlock) and granularity.axis == (0 if layer.is_turned else 1)
+    return granularity.size if is_of_inputs else inputs  # type: ignore[union-attr]
 
 
 def _least(terms: Sequence[_Term], count: int) -> tuple[F64, float, float]:

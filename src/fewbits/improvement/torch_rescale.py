@@ -10,6 +10,7 @@ import onnx_ir as ir
 from fewbits.improvement.torch_channels import Channels, ScaledLayer
 from fewbits.improvement.torch_walk import Start
 from fewbits.numerics.affine import SMALLEST_SCALE, encoding_from_range, fake_quantize
+from fewbits.numerics.weights import weight_encoding
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.plan import Plan, Role
 
@@ -120,11 +121,7 @@ def _growth(before: float, after: float) -> float:
 
 
 def _of_weight(layer: ScaledLayer, before: ir.Model, after: ir.Model, encoding: Encoding) -> Encoding:
-    """Return the grid of a weight: its steps grow as the largest weight on them did."""
-    tops = []
-    for model in (before, after):
-        rows = np.abs(layer.rows(_array(model, layer.weight)))
-        tops.append(rows.reshape(len(rows), -1).max(axis=1) if encoding.scale.ndim else rows.max())
-    growth = np.divide(tops[1], tops[0], out=np.ones_like(tops[0]), where=np.asarray(tops[0]) > 0)
-    scale = np.maximum(encoding.scale * growth, SMALLEST_SCALE).astype(np.float32)
-    return replace(encoding, scale=scale.reshape(encoding.scale.shape))
+    """Return the grid of a weight: its steps grow as the largest weights on them did."""
+    arrays = (_array(model, layer.weight).astype(np.float32) for model in (before, after))
+    old, new = (weight_encoding(array, encoding.spec).scale.astype(np.float64) for array in arrays)
+    return replace(encoding, scale=np.maximum(encoding.scale * (new / old), SMALLEST_SCALE).astype(np.float32))

@@ -7,7 +7,7 @@ int32 on the product of their scales, as every device stores it. A tensor withou
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -18,14 +18,16 @@ from fewbits.graph.topology import channel_axis, constant, is_float32, op_rule
 from fewbits.numerics.affine import bias_encoding
 from fewbits.quantization.encode import Encoded
 from fewbits.quantization.half import castable_inputs
-from fewbits.spec.dtypes import DType, PerBlock, PerChannel, PerTensor
+from fewbits.spec.dtypes import DType, PerBlock, PerChannel, PerTensor, QuantSpec
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.given import Edge, GivenGrids
 from fewbits.spec.optable import Kind
 from fewbits.spec.plan import Grid, NodePlan, Plan, Role
-from fewbits.spec.precision import FP16, FP32, Precision
+from fewbits.spec.precision import FP16, FP32, WIDEST_BLOCKED, Precision
 
 _INT32_MAX = 2**31 - 1
+Weights = tuple[int, int | None]
+"""Bits of weights and the size of their blocks, None where they have none."""
 _NAMED = 3  # tensors that a note names
 
 
@@ -184,36 +186,39 @@ class _Adopter:
     def precisions(self) -> dict[str, NodePlan]:
         """Return the precision that every node runs in, as its grids show it."""
         opset = self.graph.opset_imports.get("", QDQ_OPSET)
-        usual = self._usual_weight_bits()
+        usual = self._usual_weights()
         found: dict[str, NodePlan] = {}
         for node in reversed(list(self.graph)):
             found[str(node.name)] = self._precision(node, opset, usual, found)
         return {str(node.name): found[str(node.name)] for node in self.graph}
 
-    def _precision(self, node: ir.Node, opset: int, usual: int, below: Mapping[str, NodePlan]) -> NodePlan:
+    def _precision(self, node: ir.Node, opset: int, usual: Weights, below: Mapping[str, NodePlan]) -> NodePlan:
         floats = [str(value.name) for value in node.outputs if is_float32(value)]
         if floats and all(name in self.given.halves for name in floats) and castable_inputs(node, opset):
             return NodePlan(node.op_type, FP16)
         keys = [self.outputs[name] for name in floats if name in self.outputs]
+        weights = self._weights(node)
         if keys:
-            rule = op_rule(node)
-            weight = self.inputs.get((str(node.name), rule.weight)) if rule and rule.weight is not None else None
-            is_stored = weight is not None and self.grids[weight].role is Role.WEIGHT
-            bits = self.grids[weight].spec.bits if weight is not None and is_stored else usual
-            blocks = self.grids[weight].spec.granularity if weight is not None and is_stored else None
-            size = blocks.size if isinstance(blocks, PerBlock) else None
+            bits, size = weights or usual
             return NodePlan(node.op_type, Precision(bits, self.grids[keys[0]].spec.bits, block_size=size))
         uses = list(node.outputs[0].uses()) if node.outputs else []
         is_read = any((str(node.name), i) in self.inputs for i in range(len(node.inputs)))
         follower = below.get(str(uses[0].node.name)) if len(uses) == 1 and is_read else None
         if follower is not None and not follower.precision.is_float:
-            return NodePlan(node.op_type, follower.precision)
+            bits, size = weights or usual
+            return NodePlan(node.op_type, replace(follower.precision, weight_bits=bits, block_size=size))
         reason = "it computes no float32 values" if not floats else f"{self.given.source} has no grid for its output"
         return NodePlan(node.op_type, FP32, reason)
 
-    def _usual_weight_bits(self) -> int:
-        counts = Counter(grid.spec.bits for grid in self.grids.values() if grid.role is Role.WEIGHT)
-        return counts.most_common(1)[0][0] if counts else 8
+    def _weights(self, node: ir.Node) -> Weights | None:
+        """Return the bits and the size of blocks of a node's stored weight."""
+        rule = op_rule(node)
+        key = None if rule is None or rule.weight is None else self.inputs.get((str(node.name), rule.weight))
+        return None if key is None or self.grids[key].role is not Role.WEIGHT else _weights_of(self.grids[key].spec)
+
+    def _usual_weights(self) -> Weights:
+        counts = Counter(_weights_of(grid.spec) for grid in self.grids.values() if grid.role is Role.WEIGHT)
+        return counts.most_common(1)[0][0] if counts else (8, None)
 
     def is_bare(self, name: str) -> bool:
         """Whether a tensor has no grid."""
@@ -250,6 +255,11 @@ def _stored_role(value: ir.Value, encoding: Encoding, readers: tuple[tuple[str, 
         if is_linear or (use.node.op_type == "PRelu" and use.idx == 1):
             return Role.WEIGHT
     return Role.CONSTANT
+
+
+def _weights_of(spec: QuantSpec) -> Weights:
+    is_named = isinstance(spec.granularity, PerBlock) and spec.bits <= WIDEST_BLOCKED  # no precision names wider ones
+    return spec.bits, spec.granularity.size if is_named else None  # type: ignore[union-attr]
 
 
 def _reason(value: ir.Value, nodes: Mapping[str, NodePlan]) -> str:

@@ -77,6 +77,7 @@ class _Inserter:
         half.apply(nodes)
         half.drop_unused()
         self._guard_floats(nodes)
+        self._guard_blocks(nodes)
         self._drop_unused()
 
     def _guard_floats(self, nodes: list[ir.Node]) -> None:
@@ -97,6 +98,21 @@ class _Inserter:
             guard = self._node("Max", [source, lowest], f"{source.name}_kept_float", {}, domain="")
             guard.dtype, guard.shape = ir.DataType.FLOAT, source.shape
             node.replace_input_with(0, guard)
+
+    def _guard_blocks(self, nodes: list[ir.Node]) -> None:
+        """Keep a Conv whose int8 weight has blocks out of ORT's QLinearConv, which fails on several scales per channel.
+
+        A bias in float, of zeros, which changes nothing, stops the fusion.
+        """
+        for node in nodes:
+            key = self.plan.inputs.get((str(node.name), 1))
+            if node.op_type != "Conv" or key is None or (len(node.inputs) > 2 and node.inputs[2] is not None):
+                continue
+            spec, shape = self.plan.grids[key].spec, self.values[self.plan.grids[key].tensor].shape
+            if isinstance(spec.granularity, PerBlock) and spec.dtype.bits == 8 and shape is not None:
+                node.resize_inputs(3)
+                zeros = ir.Tensor(np.zeros(int(shape[0]), np.float32))  # type: ignore[arg-type]
+                node.replace_input_with(2, self._initializer(f"{key}_kept_float", zeros))
 
     def _domain(self) -> str:
         opset = self.model.graph.opset_imports.get("", 0)

@@ -177,15 +177,16 @@ class _Builder:
         """Return how finely the weight of a LINEAR node shares its scales."""
         shape, size = tensor.shape.numpy(), precision.block_size
         grouped = node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) > 1
-        if node.op_type not in self.target.per_channel or grouped or len(shape) < 2:
+        if grouped or len(shape) < 2:
             return PerTensor()
         axis = channel_axis(node, len(shape))
         inputs = input_axis(axis)
-        # ONNX has blocks along one axis: those of a wide kernel would have scales for each of its positions
-        has_kernel = node.op_type.startswith("Conv") and math.prod(shape[2:]) > 1
-        if size is None or node.op_type not in self.target.per_block or has_kernel or shape[inputs] <= size:
-            return PerChannel(axis)
-        return PerBlock(inputs, size)
+        # ONNX has blocks along one axis: those of a wide kernel would have scales for each of its positions, and those
+        # of stacked matrices for each of them, for which encodings files have no place
+        is_stack = len(shape) > 2 and (node.op_type == "MatMul" or math.prod(shape[2:]) > 1)
+        if size is not None and node.op_type in self.target.per_block and not is_stack and shape[inputs] > size:
+            return PerBlock(inputs, size)
+        return PerChannel(axis) if node.op_type in self.target.per_channel else PerTensor()
 
     def _add_gamma(self, node: ir.Node, rule: OpRule, precision: Precision) -> None:
         if self.target.gamma_follows_activation:

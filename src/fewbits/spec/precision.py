@@ -34,6 +34,17 @@ class Precision:
         """Whether nodes of this precision compute in floating point."""
         return self.float_bits is not None
 
+    @property
+    def widths(self) -> tuple[float, float]:
+        """What precisions are ordered by: bits of weights, a little more where they have blocks, and of activations.
+
+        >>> Precision.parse("w4a8").widths, Precision.parse("w4a8g4").widths, Precision.parse("fp16").widths
+        ((4, 8), (4.2, 8), (16, 16))
+        """
+        if self.float_bits is not None:
+            return self.float_bits, self.float_bits
+        return self.weight_bits + (1 / (1 + self.block_size) if self.block_size else 0), self.activation_bits
+
     @classmethod
     def parse(cls, text: str) -> "Precision":
         """Return the precision that `text` names.

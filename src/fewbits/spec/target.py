@@ -23,6 +23,7 @@ _KEYS = {
     "second_operand", "highest_int16", "per_block",
 }  # fmt: skip
 _NEEDED = ("description", "activation_types", "weight_types", "per_channel", "fused")
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _T = TypeVar("_T")
 _INT16_MAX = 32767
 
@@ -156,7 +157,7 @@ def _build(name: str, table: Mapping[str, Any], where: str) -> Target:
         widest_gamma=read.width("widest_gamma"),
         second_operand=read.one_type("second_operand", DType.UINT16),
         highest_int16=read.code("highest_int16"),
-        per_block=read.names("per_block", table.get("per_block", [])),
+        per_block=read.layers("per_block"),
     )
 
 
@@ -187,6 +188,12 @@ class _Reader:
     def names(self, key: str, value: Any) -> frozenset[str]:
         found = self.typed(key, value, list, "a list of names in quotes")
         return frozenset(self.typed(key, name, str, "a list of names in quotes") for name in found)
+
+    def layers(self, key: str) -> frozenset[str]:
+        found = self.names(key, self.source.get(key, []))
+        for name in sorted(found - _LAYERS):
+            raise SpecError(f"Target {self.where!r} has {name!r} in {key}: choose of {sorted(_LAYERS)}.")
+        return found
 
     def types(self, key: str) -> frozenset[DType]:
         known = [d.value for d in DType]

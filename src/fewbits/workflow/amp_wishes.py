@@ -207,14 +207,7 @@ def _budget(given: float | str) -> tuple[float, bool]:
 
 
 def _is_below(name: str, least: str) -> bool:
-    return any(a < b for a, b in zip(_widths(name), _widths(least), strict=True))
-
-
-def _widths(name: str) -> tuple[int, int]:
-    precision = Precision.parse(name)
-    if precision.float_bits is not None:
-        return precision.float_bits, precision.float_bits
-    return precision.weight_bits, precision.activation_bits
+    return any(a < b for a, b in zip(Precision.parse(name).widths, Precision.parse(least).widths, strict=True))
 
 
 def widest(names: Iterable[str]) -> str:
@@ -223,4 +216,4 @@ def widest(names: Iterable[str]) -> str:
     >>> widest(("w8a8", "w8a16", "fp16"))
     'fp16'
     """
-    return max(reversed(tuple(names)), key=lambda name: math.prod(_widths(name)))
+    return max(reversed(tuple(names)), key=lambda name: math.prod(Precision.parse(name).widths))

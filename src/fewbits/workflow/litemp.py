@@ -210,8 +210,8 @@ def ranking_probes(samples: int) -> int:
     return min(math.ceil(_PROJECTIONS / samples), _MOST_PROBES)
 
 
-def _widths(precision: Precision) -> tuple[int, int]:
-    return (16, 16) if precision.is_float else (precision.weight_bits, precision.activation_bits)
+def _widths(precision: Precision) -> tuple[float, float]:
+    return (16, 16) if precision.is_float else precision.widths
 
 
 def _ranking(name: str, samples: int, sensitivity: Sensitivity | None) -> str:

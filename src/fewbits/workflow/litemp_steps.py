@@ -198,6 +198,5 @@ def _is_wider(precision: str, than: str) -> bool:
     wide, narrow = Precision.parse(precision), Precision.parse(than)
     if narrow.is_float:
         return False
-    return wide.is_float or (
-        wide.weight_bits >= narrow.weight_bits and wide.activation_bits >= narrow.activation_bits and wide != narrow
-    )
+    at_least = (w >= n for w, n in zip(wide.widths, narrow.widths, strict=True))
+    return wide.is_float or (all(at_least) and wide != narrow)

@@ -5,6 +5,7 @@ sensitive to 8-bit activations; poor at w8a16 and fine at w16a16 means sensitive
 some layers are very sensitive. Whether a score is acceptable is decided before, once, by `Goal`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -231,9 +232,9 @@ def conclude(outcomes: Sequence[Outcome], max_drop: float) -> Verdict:
     return Verdict(rule.finding, best.precision if best else None, reason, remarks)
 
 
-def _width(precision: str) -> tuple[int, int]:
+def _width(precision: str) -> tuple[float, float]:
     """Return what precisions are ordered by: bits of a product, then bits of an activation; floats after integers."""
     parsed = Precision.parse(precision)
     if parsed.float_bits is not None:
         return parsed.float_bits**2, parsed.float_bits + 1
-    return parsed.weight_bits * parsed.activation_bits, parsed.activation_bits
+    return math.prod(parsed.widths), parsed.activation_bits
