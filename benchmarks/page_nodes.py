@@ -130,7 +130,7 @@ def graphs() -> str:
         rows += [("the same without pages of libraries, which become resident when first used",
                   " / ".join(f"{own[key]:.0f}" for key in ("first_mb", "after_warm_up_mb", "last_mb"))),
                  ("its MB a minute in the last half", f"{own['last_half_mb_per_minute']:.2f}")]  # fmt: skip
-    first, second, third, fourth = (load(f"fuzz_graphs_{i}")[0] for i in (1, 2, 3, 4))
+    first, second, third, fourth, fifth, sixth = (load(f"fuzz_graphs_{i}")[0] for i in range(1, 7))
     return (
         "## Random graphs\n\nRandom graphs, precisions, targets and ranges through prepare, quantize, insert and import, each held against the "
         "invariants of `tests/fuzz/graph_checks.py` (`benchmarks/fuzz_graphs.py`). Their numbers are used nowhere else. A first run, of "
@@ -138,7 +138,10 @@ def graphs() -> str:
         "size of a constant beside it, the open shape of an output replaced that of an input that is the same tensor, and a tensor lost its name in "
         f"import. A second one, of {second['graphs']} other graphs, broke them {second['failures']} times, of one cause: {LAST_CAUSE} A third one, of "
         f"{third['graphs']}, broke them {third['failures']} times; a fourth, of {fourth['graphs']}, {fourth['failures']} times in one graph, where an AveragePool with "
-        "dilations stood between two grids. All of them were mended before the next run. The table is of a fifth. It met two graphs: in one onnxslim gave a "
-        "Compress the shape of its input, which is mended since; the other has a MeanVarianceNormalization of a channel that is constant but for the last "
-        "bits, so that what it gives is noise in float, too.\n\n" + table(("", ""), rows) + "\n" + when
+        "dilations stood between two grids; a fifth, of "
+        f"{fifth['graphs']}, {fifth['failures']} times in two graphs: in one onnxslim gave a Compress the shape of its input, the other had a "
+        "MeanVarianceNormalization of a channel that is constant but for the last bits, which is noise in float, too, and is not drawn any more; a "
+        f"sixth, of {sixth['graphs']}, {sixth['failures']} times in three graphs: onnxslim took the parts of a Split of an open batch for equal, or left a "
+        "Split without one of its outputs, and import put a Relu behind a float16 MatMul. All of them were mended before the next run. The table is of "
+        "a seventh, of other graphs again.\n\n" + table(("", ""), rows) + "\n" + when
     )  # fmt: skip

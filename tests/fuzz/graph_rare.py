@@ -292,8 +292,17 @@ def _layer_norm(d: Draft) -> None:
 
 
 def _mean_variance(d: Draft) -> None:
-    source = images(d)
-    d.node("MeanVarianceNormalization", [source], 4.0, axes=[0, 2, 3], like=source)
+    """Of a channel that varies: onnxruntime divides by its deviation, and of what is constant even floats are noise."""
+    source = d.pick(lambda t: t.rank == 4 and t.shape[0] * t.shape[2] * t.shape[3] > 3, (d.batch, 3, 6, 6))
+    noise = d.normal(*source.shape, scale=max(source.size, 1.0))
+    varied = d.node("Add", [source, noise], source.size + noise.size)
+    form = d.one_of("plain", "conv", "turned")
+    if form == "conv":
+        channels = source.shape[1]
+        varied = d.node("Conv", [varied, d.normal(2, channels, 1, 1, scale=channels**-0.5)], varied.size * 3)
+    elif form == "turned":
+        varied = d.node("Transpose", [varied], perm=[0, 1, 3, 2])
+    d.node("MeanVarianceNormalization", [varied], 4.0, axes=[0, 2, 3], like=varied)
 
 
 def _reverse(d: Draft) -> None:

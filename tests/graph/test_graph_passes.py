@@ -191,6 +191,39 @@ def test_simplify_declines_what_fixes_the_size_of_a_compress():
     assert not isinstance(next(node for node in model.graph if node.op_type == "Compress").outputs[0].shape[0], int)
 
 
+def test_simplify_forgets_the_sizes_that_onnxslim_computes_of_open_dimensions():
+    """It takes the parts of a Split for equal, and onnxruntime gives tensors of one size one place in memory."""
+    model = graph(
+        "g (float[N,6] x) => (float[A,6] y, float[B,6] z)"
+        " { a, b = Split <axis = 0, num_outputs = 2> (x) p = Neg(a) d = Neg(p) y = Sigmoid(a) z = Tanh(b) }"
+    )
+    infer_shapes(model)
+    after, result = applied(simplify.run, model, {"x": normal(3, 6)})
+    assert result.changed == ("Neg: 2 -> 0",)
+    (split,) = (node for node in after.graph if node.op_type == "Split")
+    assert [value.shape[0].value for value in split.outputs] == [None, None]
+    assert [value.shape[0].value for value in (*after.graph.inputs, *after.graph.outputs)] == ["N", "A", "B"]
+
+
+def test_simplify_declines_a_split_that_has_lost_a_part():
+    """onnxslim computes the constant part that is read, and leaves a Split that does not run for the other one.
+
+    Behind a Loop it does not see that shapes contradict each other, nor does the checker.
+    """
+    model = graph(
+        "g (float[2,4] x, float[4,4] w) => (float[2,4] y, float[4,2] p, float[4,2] z)"
+        " <int64 count = {2}, int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}> {"
+        " y = Loop (count, , x) <body = b (int64 i, bool going, float[2,4] a) => (bool on, float[2,4] c) {"
+        " c = Tanh(a) on = Identity(going) }> t = Transpose <perm = [1, 0]> (w)"
+        " p, q = Split <axis = 1, num_outputs = 2> (t) z = Slice(q, zero, two, one, one) }",
+        w=normal(4, 4),
+    )
+    infer_shapes(model)
+    after, result = applied(simplify.run, model, {"x": normal(2, 4)})
+    assert "Split" in ops(after)
+    assert reasons(result) == "onnxslim: its result is not used (it takes 'q' out of what a Split gives)"
+
+
 def test_simplify_keeps_onnxslim_from_installing_a_log_handler():
     simplify.run(shaped())
     assert {type(handler) for handler in logging.getLogger("onnxslim").handlers} == {logging.NullHandler}

@@ -74,8 +74,9 @@ def strip_qdq(model: ir.Model, source: str) -> Stripped:
             f"{source} has {left.op_type} {left.name!r} without its other half: models whose inputs or outputs are "
             f"integers cannot be read."
         )
-    given = work.given(frozenset(str(value.name) for value in halves))
-    return Stripped(copy, given, restore_clamps(copy, work.written()))
+    given, half = work.given(frozenset(str(value.name) for value in halves)), set(halves)
+    written = [(value, encoding) for value, encoding in work.written() if value not in half]
+    return Stripped(copy, given, restore_clamps(copy, written))
 
 
 @dataclass(slots=True)

@@ -2,14 +2,14 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import onnx
 import onnx_ir as ir
 
 from fewbits.errors import ModelError
 from fewbits.graph.bridge import rewrite, without_weights
-from fewbits.graph.naming import name_nodes, name_subgraph_values
+from fewbits.graph.naming import all_nodes, name_nodes, name_subgraph_values
 from fewbits.graph.passes.base import PassResult, Skipped
 from fewbits.graph.save import EXTERNAL_BYTES, to_bytes, weights_bytes
 
@@ -30,7 +30,8 @@ def run(model: ir.Model, check: Callable[[bytes], None] | None = None) -> PassRe
     """Let onnxslim rewrite the graph; keep the result only if the ONNX checker, and `check`, accept it.
 
     It reads [batch, 4] + [3, 4] as batch = 3, which a batch of 1 is not, and fixes the inputs: that is not kept. Nor is
-    it where a Compress gets the shape of its input.
+    it where a Compress gets the shape of its input, or a Split loses an output. What it computes of open dimensions is
+    forgotten: it takes the parts of a Split for equal.
     Above 1.5 GB of weights the large ones do not pass through onnxslim: what it does to shapes still applies, what it
     would do to those weights does not.
     """
@@ -39,6 +40,8 @@ def run(model: ir.Model, check: Callable[[bytes], None] | None = None) -> PassRe
         result = rewrite(model, _slim, limit_bytes=2**62 if fits else _LARGE_WEIGHT_BYTES)
         _require_open(model, result)
         _require_uncounted(result)
+        _require_parts(model, result)
+        _forget_computed(model, result)
         name_nodes(result)
         name_subgraph_values(result)
         before, after = _structure(model), _structure(result)
@@ -78,6 +81,32 @@ def _require_uncounted(model: ir.Model) -> None:
         shape = node.outputs[0].shape if (node.domain, node.op_type) == ("", "Compress") else None
         if shape and isinstance(shape[node.attributes.get_int("axis", 0)], int):
             raise ModelError(f"it fixes the size of {node.outputs[0].name!r}, which a Compress decides by its data")
+
+
+def _require_parts(before: ir.Model, after: ir.Model) -> None:
+    """Splits give what they gave: one that gives less, while its attributes say how much, does not run."""
+    given = {str(value.name): node for node in before.graph for value in node.outputs}
+    for node in after.graph:
+        first = given.get(str(node.outputs[0].name)) if (node.domain, node.op_type) == ("", "Split") else None
+        if first is None or first.op_type != "Split":
+            continue
+        kept = {value.name for value in node.outputs}
+        lost = next((value.name for value in first.outputs if value.name not in kept), None)
+        if lost is not None:
+            raise ModelError(f"it takes {lost!r} out of what a Split gives")
+
+
+def _forget_computed(before: ir.Model, after: ir.Model) -> None:
+    """Drop the open dimensions that only `after` names, such as "batch/2"; shapes are inferred again behind a pass."""
+    known = {dim for value in _values(before) for dim in value.shape or () if not isinstance(dim, int)}
+    for value in _values(after):
+        if value.shape is not None:
+            value.shape = ir.Shape([dim if isinstance(dim, int) or dim in known else None for dim in value.shape])
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    yield from model.graph.inputs
+    yield from (value for node in all_nodes(model) for value in node.outputs)
 
 
 def _structure(model: ir.Model) -> list[tuple[object, ...]]:
