@@ -154,6 +154,18 @@ def test_scales_of_blocks_are_searched_one_by_one(bits, unit):
     assert np.unique(live[:, 0] / live[:, 1]).size > 1
 
 
-def test_blocks_of_very_many_inputs_are_not_searched():
-    weights, moment = problem(1, 2, taps=1, inputs=1025, rows=20)
-    assert search_block_scales(weights, np.ones((1, 2, 41)), np.arange(1025) // 25, spec_of(4), moment) is None
+def test_blocks_of_very_many_inputs_are_searched_by_themselves():
+    weights, moment = problem(2, 3, taps=1, inputs=1025, rows=20)
+    assert moment.matrix() is None
+    blocks, spec = np.arange(1025) // 25, spec_of(4)
+    tops = np.stack([np.abs(weights[..., blocks == b]).max(axis=(2, 3)) for b in range(41)], -1)
+    scale = search_block_scales(weights, tops / spec.qmax, blocks, spec, moment)
+    errors = []
+    for one in (tops / spec.qmax, scale):
+        steps = one[..., blocks][:, :, None]
+        delta = np.clip(np.rint(weights / steps), spec.qmin, spec.qmax) * steps - weights
+        square, shift = delta**2 * moment.variance()[:, None, None], delta * moment.mean()[:, None, None]
+        parts = [square[..., blocks == b].sum(-1) + shift[..., blocks == b].sum(-1) ** 2 for b in range(41)]
+        errors.append(np.stack(parts, -1)[:, :, 0])
+    assert (errors[1] <= errors[0] * (1 + 1e-6)).all()
+    assert errors[1].sum() < 0.7 * errors[0].sum()

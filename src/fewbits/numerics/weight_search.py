@@ -53,8 +53,10 @@ def search_weight_scales(rows: F32, spec: QuantSpec, moment: SecondMoment, *, ce
     return _pick(absmax_scale, finest, spec)
 
 
-def search_block_scales(rows: F32, start: F64, blocks: Blocks, spec: QuantSpec, moment: SecondMoment) -> F64 | None:
-    """Return one scale per block of inputs, [G, C, B]; None where moments keep no more than diagonals.
+def search_block_scales(rows: F32, start: F64, blocks: Blocks, spec: QuantSpec, moment: SecondMoment) -> F64:
+    """Return one scale per block of inputs, [G, C, B], chosen one block after the other.
+
+    Where moments keep no more than diagonals, each block is chosen as if the others made no error.
 
     Args:
         rows: weights [G, C, 1, K].
@@ -63,16 +65,22 @@ def search_block_scales(rows: F32, start: F64, blocks: Blocks, spec: QuantSpec, 
         spec: a symmetric signed grid.
         moment: second moments of the K inputs of each group.
     """
-    matrix = moment.matrix()
-    if matrix is None:
-        return None
+    matrix, variance, mean = moment.matrix(), moment.variance().astype(np.float64), moment.mean().astype(np.float64)
     unit = np.frexp(np.abs(rows).max(axis=(2, 3)))[1][..., None]
     near, base = np.ldexp(rows, -unit[..., None]).astype(np.float64), np.ldexp(start, -unit)
     count = int(np.clip(_BLOCK_WORK * start.shape[2] / (rows.size * rows.shape[-1]), 6, len(RATIOS)))
-    trials = [base * ratio for ratio in RATIOS[np.linspace(0, len(RATIOS) - 1, count).astype(int)]]
-    least = np.full(start.shape[:2], SMALLEST_SCALE)
-    problem = RoundingProblem(near, matrix.astype(np.float64), spec, least, blocks=blocks)
-    found = nearest_of_blocks(problem, near, base, trials)[1]
+    ratios, least = RATIOS[np.linspace(0, len(RATIOS) - 1, count).astype(int)], np.full(start.shape[:2], SMALLEST_SCALE)
+    if matrix is not None:
+        problem = RoundingProblem(near, matrix.astype(np.float64), spec, least, blocks=blocks)
+        found = nearest_of_blocks(problem, near, base, [base * ratio for ratio in ratios])[1]
+    else:
+        found = base.copy()
+        for block in range(base.shape[2]):
+            own, first = np.flatnonzero(blocks == block), base[..., block : block + 1]
+            cost = variance[:, own, None] * np.eye(len(own)) + mean[:, own, None] * mean[:, None, own]
+            part = RoundingProblem(near[..., own], cost, spec, least)
+            scale = nearest_of_blocks(part, part.target, first, [first * ratio for ratio in ratios])[1]
+            found[..., block : block + 1] = scale
     return np.asarray(bounded_scale(np.maximum(np.ldexp(found, unit), SMALLEST_SCALE), -spec.qmin), np.float64)
 
 

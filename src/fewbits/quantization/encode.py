@@ -13,7 +13,7 @@ from fewbits.errors import SpecError
 from fewbits.numerics.affine import SMALLEST_SCALE, bounded_scale, encoding_from_range
 from fewbits.numerics.histogram import Histogram
 from fewbits.numerics.ranges import Estimator, MinMax, Mse
-from fewbits.numerics.second_moment import LARGEST
+from fewbits.numerics.second_moment import LARGEST, SecondMoment
 from fewbits.numerics.weight_search import search_block_scales, search_weight_scales
 from fewbits.numerics.weights import WeightMethod, weight_encoding
 from fewbits.quantization.biases import BiasFitter, Shifts, constant_values
@@ -218,13 +218,7 @@ class _Encoder:
         if moment is None or not moment.rows or isinstance(grid.spec.granularity, PerTensor):
             return None
         if isinstance(grid.spec.granularity, PerBlock):
-            like = weight_encoding(values, grid.spec)
-            layout = layout_of(layer, like)
-            if layout is None or layout.blocks is None:
-                return None
-            rows = layout.rows(layer.weight_rows(values)).astype(np.float32)
-            found = search_block_scales(rows, layout.scales(like), layout.blocks, grid.spec, moment)
-            return None if found is None else layout.encoding(found, like)
+            return _search_blocks(values, grid.spec, layer, moment)
         if layer.op == "ConvTranspose" and layer.groups > 1:
             return None
         scales = search_weight_scales(layer.weight_rows(values), grid.spec, moment, centered=self._is_centered(layer))
@@ -233,6 +227,16 @@ class _Encoder:
     def _is_centered(self, layer: Layer | None) -> bool:
         """Whether the bias will take up the mean error of the weights."""
         return layer is not None and self.ranges.correct_biases and layer.has_bias and layer.op != "ConvTranspose"
+
+
+def _search_blocks(values: F32, spec: QuantSpec, layer: Layer, moment: SecondMoment) -> Encoding | None:
+    """Return the same where scales are per block; None where these hold weights of several outputs."""
+    like = weight_encoding(values, spec)
+    layout = layout_of(layer, like)
+    if layout is None or layout.blocks is None:
+        return None
+    rows = layout.rows(layer.weight_rows(values)).astype(np.float32)
+    return layout.encoding(search_block_scales(rows, layout.scales(like), layout.blocks, spec, moment), like)
 
 
 def _vanishing(plan: Plan, encodings: Mapping[str, Encoding]) -> Iterator[str]:
