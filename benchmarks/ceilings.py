@@ -2,6 +2,7 @@
 
 The ceiling lies halfway between what a verb says it needs at least (found by asking for 1 MB) and what it takes without
 one; where it says more than it takes, the ceiling is what it says: then nothing bites, and the figure is an upper one.
+`auto` may leave steps out below its ceiling, and then has other files.
 """
 
 import argparse
@@ -25,8 +26,10 @@ VERBS: Mapping[str, Mapping[str, Any]] = {
     "litemp": {"base": "w8a8", "high": "w8a16", "percents": (10,), "score_all": True},
     "amp": {"candidates": ("w8a8", "w8a16"), "min_sqnr": 30.0, "max_evaluations": 3},
     "improve": {"precision": "w4a8", "methods": "gptq", "auto": False},
+    "balance": {"precision": "w4a8", "methods": "balance,gptq", "auto": False},
     "adaround": {"precision": "w4a8", "methods": "adaround"},
     "qat": {"precision": "w4a8"},
+    "auto": {"min_sqnr": 40.0},
 }
 NETWORKS = ("resnet56", "mobilenetv2", "imdn")
 SCORED = {"metric": "sqnr", "eval_samples": 8}
@@ -49,7 +52,7 @@ def main() -> None:
     for network in args.networks:
         for verb in args.verbs:
             rows = [row for row in rows if (row["network"], row["verb"]) != (network, verb)]
-            rows.append(one(args, network, verb))
+            rows.append({**one(args, network, verb), "measured": found["date"], "commit": found["commit"]})
             print(rows[-1], flush=True)
             record.save("ceilings", args, found, {"rows": rows})
     show(rows)
@@ -57,15 +60,18 @@ def main() -> None:
 
 def one(args: argparse.Namespace, network: str, verb: str) -> dict[str, Any]:
     """Return the peaks of one verb on one network, and how far its results are apart."""
-    free, told = child(args, network, verb, "-"), child(args, network, verb, "1MB")["told_mb"]
-    ceiling = max((free["peak_mb"] + told) / 2, told + MORE)
-    held = child(args, network, verb, f"{ceiling:.0f}MB")
+    free, held, told = child(args, network, verb, "-"), child(args, network, verb, "1MB"), 0
+    while "told_mb" in held:  # `auto` refuses twice: before anything runs, and behind its preflight
+        told = max(told, held["told_mb"])
+        ceiling = round(max((free["peak_mb"] + told) / 2, told + MORE))
+        held = child(args, network, verb, f"{ceiling}MB")
     figures = [(a, held["figures"][key]) for key, a in free["figures"].items()]
     apart = max((abs(a - b) / max(abs(a), 1e-30) for a, b in figures), default=0.0)
     return {
-        "network": network, "verb": verb, "free_mb": free["peak_mb"], "told_mb": told, "ceiling_mb": round(ceiling),
-        "held_mb": held["peak_mb"], "free_s": free["wall_s"], "held_s": held["wall_s"],
+        "network": network, "verb": verb, "samples": args.samples, "free_mb": free["peak_mb"], "told_mb": told,
+        "ceiling_mb": ceiling, "held_mb": held["peak_mb"], "free_s": free["wall_s"], "held_s": held["wall_s"],
         "is_equal": free["files"] == held["files"] and apart == 0, "apart": apart,
+        **({"steps": free["steps"], "held_steps": held["steps"]} if free["steps"] else {}),
     }  # fmt: skip
 
 
@@ -94,14 +100,16 @@ def measure(args: argparse.Namespace, name: str, verb: str, memory: str) -> dict
     from fewbits.runtime.session import RunOptions
     from fewbits.training.schedule import Training
     from networks import NETWORKS as KNOWN
+    from networks import RESNET20
 
-    network, begin = KNOWN[name], time.perf_counter()
+    network, begin = {**KNOWN, "resnet20": RESNET20}[name], time.perf_counter()
     options = {**VERBS[verb], **({} if verb == "analyze" else SCORED)}
     if verb == "adaround":
         options["effort"] = Effort(iterations=20)
     if verb == "qat":
         options["training"] = Training(steps=20)
-    call = fewbits.qat.train if verb == "qat" else getattr(fewbits, verb)
+    others = {"qat": fewbits.qat.train, "balance": fewbits.improve}
+    call = others[verb] if verb in others else getattr(fewbits, verb)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"
         try:
@@ -111,7 +119,7 @@ def measure(args: argparse.Namespace, name: str, verb: str, memory: str) -> dict
             )  # fmt: skip
         except SpecError as error:
             figure = re.search(r"take (\d+) MB", str(error))
-            if figure is None or memory != "1MB":
+            if figure is None or memory == "-":
                 raise
             return {"told_mb": int(figure[1])}
         files = {str(p.relative_to(output)): digest(p) for p in sorted(output.rglob("*")) if is_result(p)}
@@ -119,11 +127,13 @@ def measure(args: argparse.Namespace, name: str, verb: str, memory: str) -> dict
     figures = {
         f"{group['name']}/{precision}/{part}": one["error"]
         for group in document.get("groups") or ()
-        for precision, parts in group["figures"].items()
+        for precision, parts in group.get("figures", {}).items()
         for part, one in parts.items()
     }
-    wall_s = round(time.perf_counter() - begin, 1)
-    return {"peak_mb": round(peak_mb() or 0.0, 1), "wall_s": wall_s, "files": files, "figures": figures}
+    return {
+        "peak_mb": round(peak_mb() or 0.0, 1), "wall_s": round(time.perf_counter() - begin, 1), "files": files,
+        "figures": figures, "steps": [fork["step"] for fork in document.get("forks") or ()],
+    }  # fmt: skip
 
 
 def is_result(path: Path) -> bool:

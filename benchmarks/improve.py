@@ -19,10 +19,11 @@ import fewbits
 import record
 from fewbits.improvement.methods import Effort
 from fewbits.runtime.session import RunOptions
+from fewbits.spec.precision import Precision
 from fewbits.workflow.improve_run import NothingToImproveError
 from networks import NETWORKS, RESNET20, Network
 
-TARGET = "qnn-htp-v73"
+TARGET, BLOCKS_TARGET = "qnn-htp-v73", "ort-cpu"
 PER_TENSOR = 'extends = "ort-cpu"\ndescription = "weights with one scale"\nper_channel = []\n'
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "cle": ("cle", {}),
@@ -56,6 +57,7 @@ ALL = (
     "cle", "smooth", "bias-correction", "seq-mse", "gptq", "balance,gptq", "gptq, rounded activations", "adaround",
     "adaround by block",
 )  # fmt: skip
+BLOCKED = ("seq-mse", "gptq", "adaround", "adaround by block")
 BALANCED = ("gptq", "balance,gptq")
 EQUAL = ("cle", "smooth")
 DROP = ("adaround by block", "adaround by block, drop 0.5")
@@ -78,6 +80,9 @@ CASES = {
     "imdn w8a8": Case(NETWORKS["imdn"], "w8a8", None, BALANCED),
     "fastestdet w8a8": Case(NETWORKS["fastestdet"], "w8a8", None, BALANCED),
     "mobilenetv1 w8a8": Case(NETWORKS["mobilenetv1"], "w8a8", 76.4, ("gptq",)),
+    "kwt1 w4a8g32": Case(NETWORKS["kwt1"], "w4a8g32", None, BLOCKED),
+    "stories w4a8g32": Case(NETWORKS["stories"], "w4a8g32", None, BLOCKED),
+    "mobilenetv2 w4a8g32": Case(NETWORKS["mobilenetv2"], "w4a8g32", None, BLOCKED),
     "mobilenetv2 w8a8 per tensor": Case(
         NETWORKS["mobilenetv2"], "w8a8", 76.0, ("gptq", "cle,gptq", "cle,bias-correction,adaround"), True
     ),
@@ -110,7 +115,7 @@ def run(case: Case, args: Any, found: dict[str, Any]) -> dict[str, Any]:
     """Return the score, seconds and output error of every method on one network."""
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        target: str | Path = TARGET
+        target: str | Path = BLOCKS_TARGET if Precision.parse(case.precision).block_size else TARGET
         if case.is_per_tensor:
             target = Path(folder) / "per_tensor.toml"
             target.write_text(PER_TENSOR)

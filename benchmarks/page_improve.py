@@ -22,8 +22,8 @@ def improved() -> str:
     return (
         "## Better weights\n\n`fewbits improve --method ...` with 400 calibration samples (fewer where there are fewer), each column one run from the float "
         "model; in brackets the seconds that the methods took, calibration of the result included, and the threads; with one thread another process ran beside it, and seconds since 2026-11-30 are those of the processor. Declined: the method leaves every layer as it is. Dropped: the outputs would get worse with it, so that the result is that of nearest. Activations that layers are improved on are in float at 8 bits and rounded at 6 or less, where the column says nothing else. Drop: that share of activations is not rounded while rounding is learned (QDrop). Nearest: what `fewbits quantize` makes, whose scales are "
-        "searched and whose biases are corrected already. At least: the score that this step must reach. Per tensor: every weight has one scale. Differences of "
-        "0.3 points are within what 800 to 5000 samples can tell.\n\n" + table(header, rows) + "\n" + when + "\n" + speed()
+        "searched and whose biases are corrected already. At least: the score that this step must reach. Per tensor: every weight has one scale. g32: a weight scale for every 32 inputs of MatMul, Gemm and 1x1 Conv, target ort-cpu. Differences of "
+        "0.3 points are within what 800 to 5000 samples can tell.\n\n" + table(header, rows) + "\n" + when + "\n" + paired() + "\n" + speed()
     )  # fmt: skip
 
 
@@ -33,6 +33,36 @@ def _cell(row: dict[str, Any] | None, digits: int) -> str:
     if row.get("dropped"):
         return f"dropped ({row['method_s']:.0f} s, {row['threads']})"
     return f"{row['score']:.{digits}f} ({row['method_s']:.0f} s, {row['threads']})"
+
+
+def paired() -> str:
+    """Return how far methods are apart on the same samples, and how scores vary with the calibration samples."""
+    results, when = load("paired")
+    rows: list[tuple[object, ...]] = [
+        (
+            name, f"{row['score']:.2f}", f"{row['sqnr_db']:.1f}" if "sqnr_db" in row else "",
+            *(text for other in ("nearest", "float") for text in _pair(row["against"].get(other))),
+        )
+        for name, row in results["methods"].items()
+    ]  # fmt: skip
+    drawn = []
+    for name, draws in results["draws"].items():
+        scores = [one["score"] for one in draws]
+        listed = ", ".join(f"{score:.2f}" for score in scores)
+        drawn.append(f"{name} {sum(scores) / len(scores):.2f} ({listed})")
+    samples = results["samples"]
+    return (
+        f"kwt1 w4a8 sample by sample (`benchmarks/paired.py`): {samples['scored']:,} scored samples, {samples['calibration']} for calibration. SQNR is that of the outputs on the scored samples. Intervals: "
+        "95 % of the difference in points, samples drawn in pairs; p: McNemar's exact test.\n\n"
+        + table(("method", "score", "SQNR dB", "above nearest", "p", "above float", "p"), rows)
+        + f"\nWith {samples['drawn']} of the calibration samples, drawn {len(scores)} times: {'; '.join(drawn)}.\n\n{when}"
+    )
+
+
+def _pair(found: dict[str, float] | None) -> tuple[str, str]:
+    if found is None:
+        return "", ""
+    return f"{found['low']:+.2f} to {found['high']:+.2f}", f"{found['p']:.3f}"
 
 
 def speed() -> str:
@@ -55,7 +85,7 @@ def speed() -> str:
         times = deep["method_s"] / short["method_s"]
         grown.append(f"{method} {short['method_s']:.0f} and {deep['method_s']:.0f} s ({times:.1f} times)")
     return (
-        f"cifar10_resnet20 w4a8 in one run (`benchmarks/adaround_speed.py`), the same samples and threads; aimet-onnx with {peer['iterations']} iterations:\n\n"
+        f"cifar10_resnet20 w4a8 in one run (`benchmarks/adaround_speed.py`), the same samples, one thread each, seconds of the processor; aimet-onnx with {peer['iterations']} iterations:\n\n"
         + table(("tool", "nearest", "score", "seconds", "times as fast"), rows)
         + f"\n{when}\n{memory()}\n20 and 56 layers (2.8 times as many), from the table above, on a quiet machine: {', '.join(grown)}.\n"
     )  # fmt: skip

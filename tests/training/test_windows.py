@@ -9,7 +9,7 @@ import pytest
 from fewbits.errors import SpecError
 from fewbits.training.schedule import LABELS
 from fewbits.training.torch_samples import Samples
-from fewbits.training.windows import Windows, choose_windows, open_axes
+from fewbits.training.windows import Windows, choose_windows, most_positions, open_axes
 
 AXES = {"x": (None, None, "h", "w")}
 
@@ -58,6 +58,13 @@ def test_large_windows_are_fewer_per_step() -> None:
     assert Windows(AXES, {"h": 64, "w": 64}).per_step(32) == 4
     assert Windows(AXES, {"h": 512, "w": 512}).per_step(32) == 1
     assert Windows({"x": (None, "s")}, {"s": 128}).per_step(32) == 32
+
+
+@pytest.mark.parametrize("window", [None, 32, 64, 512])
+def test_the_windows_of_a_step_have_no_more_positions_than_is_told(window: int | None) -> None:
+    made = choose_windows([image(600, 800), image(800, 600)], AXES, window)
+    assert isinstance(made, Windows)
+    assert made.per_step(10**6) * made.positions <= most_positions(window, 2)
 
 
 def test_held_out_windows_cover_their_sample() -> None:

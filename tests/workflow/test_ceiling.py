@@ -5,18 +5,21 @@ import json
 import re
 
 import numpy as np
+import onnx.parser
 import pytest
 from auto_cases import auto_of, quickly, steps_of
 
 from fewbits.artifact import names
 from fewbits.errors import SpecError
+from fewbits.improvement.methods import parse_methods
 from fewbits.reporting.preflight_record import Preflight
 from fewbits.runtime.memory import Ceiling
 from fewbits.runtime.parallel import Workers
 from fewbits.runtime.session import RunOptions
+from fewbits.training.schedule import Training
 from fewbits.workflow import ceiling
 from fewbits.workflow.calibrate import batch_size_for, calibrate_subject
-from fewbits.workflow.ceiling import ONE_PASS, ROUNDING, TRAINING, Load, Room, hold
+from fewbits.workflow.ceiling import BALANCING, LEARNING, ONE_PASS, ROUNDING, TRAINING, Load, Room, hold, later_steps
 from fewbits.workflow.stages import Stages
 from fewbits.workflow.subject import open_subject
 
@@ -110,13 +113,65 @@ def test_samples_run_one_at_a_time_just_above_what_is_told(subject):
     [
         (Load(24, (ONE_PASS,)), "The one-pass step .* rank by brute force"),
         (Load(24, (ROUNDING,)), "The rounding step .* --batch-size"),
-        (Load(24, (TRAINING,), train_batch=10**6), "The training step .* --train-batch"),
+        (Load(24, (BALANCING,)), r"The balance step .*--method gptq"),
+        (Load(24, (ROUNDING, LEARNING)), r"The adaround step .*--method gptq"),
+        (Load(24, (TRAINING,), training=Training()), "The training step .* --train-batch"),
         (Load(24, workers=Workers(4)), "The run .* or take fewer --workers"),
     ],
 )
 def test_a_refusal_names_the_way_out_of_the_step_that_takes_most(subject, load, message):
     with pytest.raises(SpecError, match=message):
         hold(subject, Ceiling(1), load)
+
+
+def told_mb(subject, load) -> int:
+    """Return what is told that a verb takes at least."""
+    with pytest.raises(SpecError) as refused:
+        hold(subject, Ceiling(1), load)
+    return int(re.search(r"take (\d+) MB", str(refused.value))[1])
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Return how to open a network whose inputs are open, with images of given heights and widths."""
+
+    def opened(*sizes):
+        rng = np.random.default_rng(0)
+        feeds = [{"image": rng.standard_normal((1, 3, *size)).astype(np.float32)} for size in sizes]
+        (tmp_path / "open.onnx").write_bytes(onnx.parser.parse_model(OPEN).SerializeToString())
+        return open_subject(tmp_path / "open.onnx", data=lambda: iter(feeds), run_options=RunOptions(threads=1))
+
+    return opened
+
+
+OPEN = """
+<ir_version: 10, opset_import: ["" : 21]>
+images (float[N, 3, H, W] image) => (float[N, 3, H, W] y) { r = Relu (image) y = Sigmoid (r) }
+"""
+
+
+def test_training_is_told_for_no_more_samples_than_there_are(images):
+    many = told_mb(images(*[(600, 800)] * 8), Load(400, (TRAINING,), training=Training(batch_size=8)))
+    few = told_mb(images((600, 800), (600, 800)), Load(400, (TRAINING,), training=Training(batch_size=8)))
+    each = 3 * 600 * 800 * 4 / 1e6  # of a tensor of one sample
+    # of six samples more: three tensors with gradients, and input and output, also for the ranges that are tried
+    assert many - few == pytest.approx(6 * (3 * 3 + 2 + 2) * each, abs=40)  # the process itself moves, too
+
+
+def test_training_on_windows_is_told_for_what_a_step_reads(images):
+    def told(window):
+        training = Training(batch_size=32, window=window)
+        return told_mb(images((600, 800), (500, 800), *[(300, 300)] * 6), Load(400, (TRAINING,), training=training))
+
+    each = 3 * 3 * 3 * 600 * 800 * 4 / 1e6
+    assert told(None) == pytest.approx(told(0), abs=40)  # the windows of a step are no more than the largest sample
+    assert told(512) == pytest.approx(told(0), abs=40)
+    assert told_mb(images(*[(600, 800)] * 8), Load(400, (TRAINING,), training=Training())) - told(0) > 6 * each
+
+
+def test_methods_say_what_they_do_that_takes_memory():
+    methods = parse_methods("cle,balance,bias-correction,gptq,adaround,qat")
+    assert later_steps(methods) == (BALANCING, ROUNDING, LEARNING, TRAINING)
 
 
 def test_workers_are_counted_with_the_process(subject):

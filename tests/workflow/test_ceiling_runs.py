@@ -123,11 +123,20 @@ def test_analyze_holds_its_ceiling_with_the_same_figures(wide, tmp_path):
 
 
 @pytest.mark.slow  # the ceiling lies 4 % above what it takes, and another processor may take some MB more
-def test_improve_holds_its_ceiling_with_the_same_bits(wide, tmp_path):
+@pytest.mark.parametrize("methods", ["gptq", "balance,gptq"])
+def test_improve_holds_its_ceiling_with_the_same_bits(methods, wide, tmp_path):
     pytest.importorskip("torch")
     model, data = wide
-    words = ("improve", model, "--data", data, "--method", "gptq", "--precision", "w4a8", "--batch-size", 8)
+    words = ("improve", model, "--data", data, "--method", methods, "--precision", "w4a8", "--batch-size", 8)
     assert_equal_files(*held(tmp_path, *words))
+
+
+@pytest.mark.slow
+def test_adaround_holds_its_ceiling_with_the_same_bits(wide, tmp_path):
+    pytest.importorskip("torch")
+    model, data = wide
+    words = ("adaround", model, "--data", data, "--method", "adaround", "--precision", "w4a8", "--batch-size", 8)
+    assert_equal_files(*held(tmp_path, *words, "--iterations", 20))
 
 
 @pytest.mark.slow

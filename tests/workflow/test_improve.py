@@ -382,6 +382,19 @@ def test_a_method_is_kept_where_error_or_score_improves(before, after, kept, why
     assert found[1].startswith(why)
 
 
+@pytest.mark.parametrize(
+    ("error", "value", "kept", "why"),
+    [
+        (0.08, 89.9, False, "the score gets worse, from 90.00 % to 89.90 % (its noise is not known"),
+        (0.12, 90.1, True, "the score gets better, from 90.00 % to 90.10 % (its noise is not known"),
+    ],
+)
+def test_a_score_without_values_per_sample_is_not_said_to_be_beyond_noise(error, value, kept, why):
+    found = decide((error_of(0.10), score_of(90.0)), (error_of(error), score_of(value)))
+    assert found[0] is kept
+    assert found[1].startswith(why)
+
+
 def rows_of(*methods):
     return [MethodRow(name, 1.0, 1, {}, None, (), error_of(0.1), None, kept=True, reason="") for name in methods]
 

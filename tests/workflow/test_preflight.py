@@ -228,4 +228,3 @@ def test_what_waits_grows_with_samples_up_to_the_ceiling(tiny):
     sizes = memory.tensor_bytes(subject.model.graph, {})
     few, many, more = (memory.waiting_mb(subject.model, sizes, n) for n in (32, 10**6, 10**7))
     assert few < many == more == 4000
-    assert memory.improve_mb(subject.model, 32, 32) > memory.TORCH_MB

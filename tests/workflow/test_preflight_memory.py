@@ -54,6 +54,35 @@ def test_litemp_mb_counts_gradients_of_as_many_probes_as_are_held(subject):
     assert memory.litemp_mb(subject.model, middle, 1, 64) == memory.litemp_mb(subject.model, middle, 1, 32)
 
 
+def improving(subject, samples, batch=8, positions=1.0):
+    """Return what is told of improving a network whose tensors are `positions` times as large."""
+    sizes = {name: positions * size for name, size in memory.tensor_bytes(subject.model.graph, {}).items()}
+    return memory.Improving(subject.model, sizes, samples, batch)
+
+
+def test_rows_of_a_layer_are_told_as_far_as_there_are_so_many(subject):
+    few, more = (improving(subject, samples, samples).rounding_mb for samples in (8, 80))
+    read = 72 * memory._READ * 8 * 64 * 4 / MB
+    gathered = memory._COPIES * 4 * 64 * 72 * 72 / MB  # 72 samples more, of 64 positions with 72 inputs
+    assert more - few == pytest.approx(read + gathered)
+    many, most = (improving(subject, samples, 8, 1e4).learning_mb for samples in (10**5, 10**7))
+    assert most <= many  # enough rows are there, and of each batch fewer are gathered
+
+
+def test_adaround_is_told_with_the_rows_that_it_holds(subject):
+    torch_adaround = pytest.importorskip("fewbits.improvement.torch_adaround")
+    assert (memory._LEARNED, memory._FEWEST) == (torch_adaround._MOST_ELEMENTS, torch_adaround._BATCH)
+    told = improving(subject, 10**6, positions=1e3)
+    held = told.learning_mb - told.rounding_mb
+    assert 2 * 4 * memory._LEARNED / MB < held < 5 * 4 * memory._LEARNED / MB
+
+
+def test_balancing_is_told_with_all_tensors_of_a_batch(subject):
+    one, eight = (improving(subject, 400, batch) for batch in (1, 8))
+    tensors = sum(one.sizes.values()) / MB
+    assert eight.balancing_mb - one.balancing_mb > 7 * 2 * tensors
+
+
 def test_resident_memory_is_at_most_the_peak():
     now = resident_mb()
     if now is None:

@@ -14,6 +14,8 @@ MOST_BYTES = 1 << 29
 """Gradients that are kept at a time, unless those of one probe alone are larger."""
 HELD, COPIES = 1.25, 6
 """What a forward pass keeps, relative to all tensors; what works on one tensor at a time, relative to the largest."""
+FIRST_BYTES = 50_000_000
+"""What torch keeps once its operators and their gradients have run, beyond what importing it takes."""
 _Z95 = 1.96  # standard deviations on either side that hold 95 % of a normal distribution
 
 

@@ -5,6 +5,7 @@ the same figures to the last bit. Pieces of a batch do where torch computes a sa
 convolutions may add in another order, which moves figures by less than a millionth. So they come second.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fewbits.analysis.sensitivity import COPIES, HELD, MOST_BYTES
+from fewbits.analysis.sensitivity import COPIES, FIRST_BYTES, HELD, MOST_BYTES
 from fewbits.errors import SpecError
 from fewbits.runtime.memory import MB
 
@@ -67,6 +68,8 @@ class Shares:
     def within(cls, left_bytes: int, size: "SampleSize", samples: int, probes: int) -> "Shares":
         """Return the whole batch with as many probes as fit, or the largest of its halves, quarters ... that does.
 
+        What torch will keep is left aside, but not where a sample would then not fit that fits otherwise.
+
         Args:
             left_bytes: memory that may be taken.
             size: of one sample.
@@ -76,6 +79,7 @@ class Shares:
         Raises:
             SpecError: one sample with one probe does not fit.
         """
+        left_bytes = max(left_bytes - FIRST_BYTES, min(left_bytes, math.ceil(size.least)))
         piece = samples
         while size.least * piece > left_bytes:
             if piece == 1:

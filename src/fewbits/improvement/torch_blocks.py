@@ -157,9 +157,9 @@ class _Block:
     def _varies(self, name: str) -> bool:
         """Note the power of an output, that is its variance over all batches; say whether there is any."""
         walk = self.layers.walk
-        values = [walk.value(FLOAT, name, batch) for batch in walk.batches]
-        mean = sum(float(v.mean()) for v in values) / len(values)
-        power = sum(float((v - mean).pow(2).mean()) for v in values) / len(values)
+        count = len(walk.batches)
+        mean = sum(float(walk.value(FLOAT, name, batch).mean()) for batch in walk.batches) / count
+        power = sum(float((walk.value(FLOAT, name, batch) - mean).pow(2).mean()) for batch in walk.batches) / count
         self.powers[name] = power
         return math.isfinite(power) and power > 0
 

@@ -82,6 +82,16 @@ class Windows:
         return f"{' x '.join(map(str, self.sizes.values()))} ({', '.join(self.sizes)})"
 
 
+def most_positions(window: int | None, axes: int) -> int:
+    """Return how many positions the windows of one step have together, at most.
+
+    Args:
+        window: size of a window along every open axis; None is one that is chosen automatically.
+        axes: how many of these there are.
+    """
+    return max(_STEP, math.prod([window or 0] * axes))
+
+
 def open_axes(model: ir.Model) -> dict[str, tuple[str | None, ...]]:
     """Return the names of the open axes of every input, but the first, which counts samples; None for the others."""
     found = {}

@@ -24,6 +24,8 @@ from fewbits.workflow.workers_calibrate import observed_parts
 
 SAMPLES = 400
 MOST_WATCHED_BYTES = 64 << 20
+MOST_TORCH_BYTES = 256 << 20
+"""Bytes that the tensors of a batch have together, at most, where torch runs; a node at a time holds a few of them."""
 LARGEST_BATCH = 32
 
 

@@ -5,33 +5,38 @@ What is told rests on the sizes of tensors of the largest sample, and on what wa
 """
 
 import logging
+import math
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from fewbits.errors import SpecError
-from fewbits.improvement.methods import Effort
+from fewbits.improvement.methods import Effort, Kind, Method
 from fewbits.quantization.observe import watchlist
 from fewbits.reporting.preflight_record import Preflight
 from fewbits.runtime.heap import return_large_blocks
 from fewbits.runtime.memory import MB, Ceiling, available_mb, resident_mb
 from fewbits.runtime.parallel import Workers
+from fewbits.training.schedule import Training
+from fewbits.training.windows import most_positions, open_axes
 from fewbits.workflow import preflight_memory as figures
-from fewbits.workflow.calibrate import Calibration, batch_size_for
-from fewbits.workflow.preflight_memory import TORCH_MB
+from fewbits.workflow.calibrate import MOST_TORCH_BYTES, Calibration, batch_size_for
+from fewbits.workflow.preflight_memory import TORCH_MB, Improving
 from fewbits.workflow.sessions import measured_bytes
 from fewbits.workflow.subject import Subject
 
 logger = logging.getLogger(__name__)
 
-ONE_PASS, ROUNDING, TRAINING = "one-pass", "rounding", "training"
+ONE_PASS, BALANCING, ROUNDING, LEARNING, TRAINING = "one-pass", "balance", "rounding", "adaround", "training"
 """What may follow calibration and scoring, and takes memory of its own."""
 _KEPT = 1 / 8
 """Share of the memory that is spare for what is kept to save time: samples, and outputs of the float model, each."""
 _WAYS_OUT = {
     "": "allow more, or give smaller samples",
     ONE_PASS: "allow more, or rank by brute force (--method or --ranking brute-force)",
+    BALANCING: "allow more, make batches smaller with --batch-size, or choose other methods (--method gptq)",
     ROUNDING: "allow more, or make batches smaller with --batch-size",
+    LEARNING: "allow more, make batches smaller with --batch-size, or choose other methods (--method gptq)",
     TRAINING: "allow more, or take fewer samples: --train-batch of a step, --samples in all",
 }
 
@@ -60,20 +65,44 @@ class _Told:
 
 
 @dataclass(frozen=True, slots=True)
+class _Largest:
+    """The largest sample.
+
+    Attributes:
+        sizes: tensor -> bytes.
+        samples: how many there are, at most.
+        positions: along the open axes; 0 where all samples have one shape.
+    """
+
+    sizes: Mapping[str, float]
+    samples: int
+    positions: int = 0
+
+    def drawn(self, training: Training | None, axes: int) -> float:
+        """Return how many such samples the batch of one step of training amounts to, at most."""
+        if training is None:
+            return 0.0
+        if not self.positions:
+            return min(training.batch_size, self.samples)
+        windows = 0.0 if training.window == 0 else most_positions(training.window, axes) / self.positions
+        return min(training.batch_size, max(windows, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """What a verb will do with a model.
 
     Attributes:
         samples: that calibration will take, at most.
-        later: what follows calibration: one-pass, rounding, training.
+        later: what follows calibration, of the names above.
         workers: who computes; None is this process.
-        train_batch: samples of one step of training.
+        training: how long and on what, where it follows.
     """
 
     samples: int
     later: Collection[str] = ()
     workers: Workers | None = None
-    train_batch: int = 0
+    training: Training | None = None
 
 
 def hold(subject: Subject, ceiling: Ceiling | None, load: Load) -> Subject:
@@ -92,11 +121,11 @@ def hold(subject: Subject, ceiling: Ceiling | None, load: Load) -> Subject:
         DataError: the data cannot be used.
     """
     if ceiling is None:
-        _warn(_told(subject, figures.tensor_bytes(subject.model.graph, {}), load), batch_size_for(subject))
+        usual = _Largest(figures.tensor_bytes(subject.model.graph, {}), load.samples)
+        _warn(_told(subject, usual, load), batch_size_for(subject))
         return subject
     return_large_blocks()
-    sizes, samples = _sample_sizes(subject, load.samples)
-    told = _told(subject, sizes, replace(load, samples=samples))
+    told = _told(subject, _largest(subject, load.samples), load)
     step, least = max(told.needs(), key=lambda need: need[1])
     allowed = ceiling.size_bytes / MB
     if least > allowed:
@@ -116,20 +145,22 @@ def hold(subject: Subject, ceiling: Ceiling | None, load: Load) -> Subject:
     return replace(subject, options=options, runner=runner, reference=reference, ceiling=held)
 
 
-def _told(subject: Subject, sizes: Mapping[str, float], load: Load) -> _Told:
-    """Return what a process is expected to take, given the bytes of every tensor of a sample."""
+def _told(subject: Subject, largest: _Largest, load: Load) -> _Told:
+    """Return what a process is expected to take, given the largest sample."""
     model, watch = subject.model, watchlist(subject.model.graph, subject.target)
-    graph = model.graph
+    graph, sizes, samples = model.graph, largest.sizes, largest.samples
     passed = sum(sizes.get(str(value.name), 0.0) for value in (*graph.inputs, *graph.outputs))  # constants have none
     base = resident_mb() or 0.0
-    added = figures.step1_mb(model, watch, passed, load.samples)
+    added = figures.step1_mb(model, watch, passed, samples)
     each = figures.sample_mb(sum(sizes.get(name, 0.0) for name in watch.names))
     torch_mb, stays = (0.0 if "torch" in sys.modules else TORCH_MB), base + added
-    batch = batch_size_for(subject)
+    better, drawn = _improving(subject, largest), largest.drawn(load.training, len(_axes(subject)))
     more = {
         ONE_PASS: lambda: figures.least_one_pass_mb(model, sizes),
-        ROUNDING: lambda: figures.rounding_mb(model, sizes, load.samples, batch),
-        TRAINING: lambda: figures.training_mb(model, sizes, load.samples, passed, load.train_batch),
+        BALANCING: lambda: better.balancing_mb,
+        ROUNDING: lambda: better.rounding_mb,
+        LEARNING: lambda: better.learning_mb,
+        TRAINING: lambda: figures.training_mb(model, sizes, samples, passed, drawn),
     }
     count = load.workers.count if load.workers is not None and load.workers.count > 1 else 0
     worker = figures.WORKER_MB + added + each
@@ -138,21 +169,32 @@ def _told(subject: Subject, sizes: Mapping[str, float], load: Load) -> _Told:
     )
 
 
-def _sample_sizes(subject: Subject, samples: int) -> tuple[dict[str, float], int]:
-    """Return the bytes of every tensor for the largest sample, and how many samples there are, at most.
-
-    All data are read where samples may differ in size.
-    """
-    graph, feeds = subject.model.graph, subject.first_feeds
-    if any(not isinstance(dim, int) for value in graph.inputs for dim in list(value.shape or ())[1:]):
-        count, most = 0, 0
+def _largest(subject: Subject, samples: int) -> _Largest:
+    """Return the largest sample; all data are read where samples may differ in size."""
+    graph, feeds, positions = subject.model.graph, subject.first_feeds, 0
+    axes = _axes(subject)
+    if axes:
+        count, most, shapes = 0, 0, set()
         for batch in subject.data.batches(1, samples):
             size, count = sum(x.nbytes for x in batch.feeds.values()), count + batch.size
+            shapes.add(tuple(x.shape for x in batch.feeds.values()))
             if size > most:
                 feeds, most = batch.feeds, size
         samples = min(samples, count)
+        positions = math.prod(feeds[name].shape[i] for name, i in axes.values()) if len(shapes) > 1 else 0
     names = [str(value.name) for value in (*graph.inputs, *(v for node in graph for v in node.outputs))]
-    return figures.tensor_bytes(graph, measured_bytes(subject.model, names, feeds, subject.options)), samples
+    sizes = figures.tensor_bytes(graph, measured_bytes(subject.model, names, feeds, subject.options))
+    return _Largest(sizes, samples, positions)
+
+
+def _axes(subject: Subject) -> dict[str, tuple[str, int]]:
+    """Return every open axis of the inputs but that of samples -> an input and which of its axes it is."""
+    found = open_axes(subject.model)
+    return {name: (of, i) for of, names in found.items() for i, name in enumerate(names) if name is not None}
+
+
+def _improving(subject: Subject, largest: _Largest) -> Improving:
+    return Improving(subject.model, largest.sizes, largest.samples, batch_size_for(subject, most=MOST_TORCH_BYTES))
 
 
 def _warn(told: _Told, batch: int) -> None:
@@ -167,13 +209,25 @@ def _warn(told: _Told, batch: int) -> None:
         )  # fmt: skip
 
 
-def effort_within(effort: Effort, calibration: Calibration, samples: int) -> Effort:
+def later_steps(methods: Iterable[Method]) -> tuple[str, ...]:
+    """Return what methods of step 4 do that takes memory of its own."""
+    found = (_step(method) for method in methods if method.needs_torch)
+    return tuple(dict.fromkeys(found))
+
+
+def _step(method: Method) -> str:
+    if method.kind is Kind.ROUND:
+        return LEARNING if method.name == "adaround" else ROUNDING
+    return TRAINING if method.kind is Kind.TRAIN else BALANCING
+
+
+def effort_within(method: Method, effort: Effort, calibration: Calibration, samples: int) -> Effort:
     """Return the effort with a ceiling of activations that the memory left allows."""
     subject = calibration.subject
     if subject.ceiling is None:
         return effort
-    sizes, samples = _sample_sizes(subject, samples)
-    rest = figures.rounding_mb(subject.model, sizes, samples, batch_size_for(subject)) * MB
+    better = _improving(subject, _largest(subject, samples))
+    rest = (better.learning_mb if _step(method) == LEARNING else better.rounding_mb) * MB
     return replace(effort, ceiling=max(1, min(effort.ceiling, int(subject.ceiling.left_bytes - rest))))
 
 

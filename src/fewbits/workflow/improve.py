@@ -21,7 +21,7 @@ from fewbits.runtime.store import STORE, Store
 from fewbits.spec.target import DEFAULT_TARGET, Target
 from fewbits.training.schedule import Training
 from fewbits.workflow.calibrate import SAMPLES, Calibration
-from fewbits.workflow.ceiling import ROUNDING, TRAINING
+from fewbits.workflow.ceiling import later_steps
 from fewbits.workflow.deadline import Deadline
 from fewbits.workflow.finish import Finished, Written, complete, write_made
 from fewbits.workflow.goal import Goal, check_goal
@@ -227,21 +227,13 @@ def run_verb(verb: str, options: Options, progress: Watcher | None) -> ImproveRe
     output = None if options["output"] is None else Path(options["output"])
     stages = Stages(progress)
     with staged(output) as folder:
-        opened = ready or Opened.of(
-            options, named, stages, later=_later(wanted.methods), train_batch=wanted.training.batch_size
-        )
+        opened = ready or Opened.of(options, named, stages, later=later_steps(wanted.methods), training=wanted.training)
         resolve(opened.subject.model, wanted.profile, opened.subject.target)
         with _store(output) as store:
             if isinstance(opened, Opened):
                 opened = opened.score(options, stages, store).calibrate(options, stages)
             given = (opened.scoring, opened.before, opened.goal, stages, options, store, opened.memory, deadline)
             return _run(verb, ImproveRun(wanted, *given), opened.calibration, folder, output)
-
-
-def _later(methods: Sequence[Method]) -> tuple[str, ...]:
-    """Return what the methods do that takes memory of its own."""
-    found = (TRAINING if method.kind is Kind.TRAIN else ROUNDING for method in methods if method.needs_torch)
-    return tuple(dict.fromkeys(found))
 
 
 @contextmanager
@@ -352,6 +344,12 @@ def _check_widths(profile: Profile, methods: Sequence[Method]) -> None:
     integers = [p for p in (profile.default, *profile.nodes.values()) if not p.is_float]
     if not integers:
         raise SpecError(f"There is nothing to round in {profile}: name a precision such as w4a8.")
+    blocked = next((precision for precision in integers if precision.block_size), None)
+    if blocked is not None and any(method.kind is Kind.TRAIN for method in methods):
+        raise SpecError(
+            f"qat trains no weights with scales per block ({blocked}): write {replace(blocked, block_size=None)}, or "
+            f"methods that round, such as gptq."
+        )
     rounding = [method.name for method in methods if method.kind is Kind.ROUND]
     if rounding and all(precision.weight_bits > 8 for precision in integers):
         raise SpecError(

@@ -24,7 +24,7 @@ from fewbits.runtime.session import Arrays
 from fewbits.runtime.store import Store, key_of, noted
 from fewbits.spec.plan import Plan, Role
 from fewbits.training.schedule import LABELS, Training
-from fewbits.workflow.calibrate import Calibration, batch_size_for
+from fewbits.workflow.calibrate import MOST_TORCH_BYTES, Calibration, batch_size_for
 from fewbits.workflow.content_keys import model_key, plan_key
 from fewbits.workflow.deadline import Deadline
 from fewbits.workflow.quantized import Quantized
@@ -34,8 +34,6 @@ from fewbits.workflow.subject import Subject
 
 _WIDEST = 8
 """Bits of a weight that rounding still matters for."""
-_BATCH_BYTES = 256 << 20
-"""Bytes that the tensors of one batch have together, at most; a node at a time holds a few of them."""
 _BALANCED = 32
 """Samples in a batch that channels are balanced on."""
 
@@ -216,7 +214,7 @@ def _feeds(
 ) -> Iterator[Arrays]:
     """Yield the data in the batches that torch runs node by node; labels, where they are wanted, under `LABELS`."""
     subject = calibration.subject
-    size = batch_size_for(subject, most=_BATCH_BYTES)
+    size = batch_size_for(subject, most=MOST_TORCH_BYTES)
     size = size if most is None else min(size, most)
     for batch in subject.data.batches(size, samples):
         labels = {LABELS: batch.labels} if with_labels and batch.labels is not None else {}

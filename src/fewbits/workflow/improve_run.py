@@ -229,7 +229,7 @@ class ImproveRun:
         else:
             layers = layers_to_round(state.floating, state.made.plan)
             with self.stages.stage(method.name, len(layers)) as told:
-                effort = effort_within(self.wanted.effort, state.calibration, samples)
+                effort = effort_within(method, self.wanted.effort, state.calibration, samples)
                 found = rounded(method, state, samples, effort, store=self.store, deadline=self.deadline, progress=told)
         if not found.changed:
             return found, None

@@ -16,6 +16,7 @@ from fewbits.workflow.verdict import Status
 
 _LEAST_GAIN = 0.01
 """Share by which the output error must fall, or may grow where the caller named the method."""
+_UNKNOWN = " (its noise is not known: this metric has one value for all samples)"
 _SHARED = ("data", "eval_data", "metric", "target", "samples", "eval_samples", "batch_size")
 _ON = (*_SHARED, "ranges", "weight_ranges", "max_drop", "min_sqnr")
 
@@ -74,12 +75,13 @@ def decide(before: tuple[OutputError, Evaluation], after: tuple[OutputError, Eva
     lost = drop(old, new)
     low, high = lost.interval or (lost.value, lost.value)
     said = f"{_figure(old)} to {_figure(new)}"
+    beyond, unknown = (" beyond noise", "") if lost.interval else ("", _UNKNOWN)
     if lost.value > 0 and low > 0:
-        return False, f"the score gets worse beyond noise, from {said}"
+        return False, f"the score gets worse{beyond}, from {said}{unknown}"
     if errors[0] is not None and errors[1] is not None and errors[1] < errors[0] * (1 - _LEAST_GAIN):
         return True, f"the output error falls from {errors[0]:.4g} to {errors[1]:.4g}"
     if lost.value < 0 and high < 0:
-        return True, f"the score gets better beyond noise, from {said}"
+        return True, f"the score gets better{beyond}, from {said}{unknown}"
     told = "" if None in errors else f" (error {errors[0]:.4g} to {errors[1]:.4g}, score {said})"
     return False, f"neither output error nor score improves{told}"
 

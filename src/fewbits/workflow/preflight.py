@@ -15,6 +15,7 @@ from fewbits.spec.precision import Precision
 from fewbits.workflow import preflight_memory as memory
 from fewbits.workflow.baseline import PRECISIONS
 from fewbits.workflow.brute_force import SAMPLES as RANK_SAMPLES
+from fewbits.workflow.calibrate import MOST_TORCH_BYTES, batch_size_for
 from fewbits.workflow.goal import Goal
 from fewbits.workflow.litemp import ranking_probes
 from fewbits.workflow.preflight_data import (
@@ -157,21 +158,23 @@ def _memory(seen: Look, samples: int, steps: Collection[str]) -> tuple[float | N
     peak = peak_mb()
     if peak is None:
         return None, {}, 0.0
-    model, size = seen.calibration.model, seen.calibration.batch_size
+    subject, model, size = seen.calibration.subject, seen.calibration.model, seen.calibration.batch_size
     sizes = memory.tensor_bytes(model.graph, seen.sample_bytes)
     kept = sum(seen.sample_bytes.get(str(value.name), 0.0) for value in (*model.graph.inputs, *model.graph.outputs))
     inputs = min(TRIAL_SAMPLES, samples) * kept / MB
-    step1, stays = peak + inputs, (resident_mb() or peak) + inputs
     waiting = memory.waiting_mb(model, sizes, samples)
+    better = memory.Improving(model, sizes, samples, batch_size_for(subject, most=MOST_TORCH_BYTES))
     together, probes = size if seen.is_by_sample else 1, ranking_probes(min(RANK_SAMPLES, samples))
-    is_held = seen.calibration.subject.ceiling is not None  # then as little is done at once as must be
+    is_held = subject.ceiling is not None  # then as little is done at once as must be, and step 1 may leave all it took
+    step1 = peak + inputs
+    stays = step1 if is_held else (resident_mb() or peak) + inputs
     added = {
         "litemp": lambda: (
             memory.TORCH_MB + memory.least_one_pass_mb(model, sizes)
             if is_held
             else memory.litemp_mb(model, sizes, together, probes)
         ),
-        "improve": lambda: memory.improve_mb(model, samples, size) + waiting,
+        "improve": lambda: memory.TORCH_MB + (better.most_mb if is_held else better.rounding_mb) + waiting,
     }
     return step1, {step: max(step1, stays + added[step]()) for step in LATER if step in steps}, waiting
 

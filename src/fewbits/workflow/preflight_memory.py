@@ -2,17 +2,18 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from fewbits.analysis.sensitivity import COPIES, HELD, MOST_BYTES
+from fewbits.analysis.sensitivity import COPIES, FIRST_BYTES, HELD, MOST_BYTES
 from fewbits.graph.save import weights_bytes
 from fewbits.graph.topology import constant
 from fewbits.improvement.layer_case import enough_rows
 from fewbits.improvement.methods import Effort
 from fewbits.numerics.second_moment import MOST_INPUTS
-from fewbits.quantization.layers import find_layers
+from fewbits.quantization.layers import Layer, find_layers
 from fewbits.quantization.observe import Watchlist
 from fewbits.quantization.select import TRIAL_SAMPLES
 from fewbits.runtime.memory import MB
@@ -26,11 +27,17 @@ _OTHERS_MB = 50.0  # sessions, the record, the report
 _WEIGHTS = 2.5
 _HISTOGRAM_BYTES = 1 << 18  # elements that wait to be counted
 _ARENA = 1.5  # onnxruntime's memory for what it hands out, relative to that
-_STREAMS = 8  # the largest tensor: read, made, rounded, in two streams
+_STREAMS = 6  # the largest tensor: read, rounded, made, and what a convolution copies
+_READ = 4  # what a layer reads, at its turn: as it is, rounded, padded, and what it gives
 _TRAINED = 10  # weights: both models, gradients, two moments, the best and the mean so far
 _GRAPHS = 3  # tensors of a step: values, gradients, rounded
 _UNSIZED = (ir.DataType.STRING, ir.DataType.UNDEFINED)
-_COPIES = 6  # of gathered vectors: indexed, reshaped, contiguous, of both streams
+_COPIES = 3  # of gathered vectors: indexed, reshaped, and those of the batch before
+_SOLVED = 6 * 8  # bytes of a layer's second moments, and of what a solver makes of them
+_LEARNED, _FEWEST = 24_000_000, 1024  # values of rows that adaround learns from, and the fewest rows
+_JOINED = 2  # rows that are learned from: of each batch, and of all together
+_LOSSES = 4  # outputs for them: given, behind the activation, wanted, their difference
+_BALANCED = 2  # tensors: values, and what is derived from them
 
 
 def tensor_bytes(graph: ir.Graph, measured: Mapping[str, float]) -> dict[str, float]:
@@ -126,17 +133,20 @@ def sample_mb(watched: float) -> float:
 def least_one_pass_mb(model: ir.Model, sizes: Mapping[str, float]) -> float:
     """Return what ranking groups by one pass adds at least, torch aside: one sample, one probe at a time."""
     held = HELD * sum(sizes.values()) + COPIES * max(sizes.values(), default=0.0)
-    return (held + gradient_bytes(model.graph, sizes) + 3 * weights_bytes(model)) / MB
+    return (FIRST_BYTES + held + gradient_bytes(model.graph, sizes) + 3 * weights_bytes(model)) / MB
 
 
-def rounding_mb(model: ir.Model, sizes: Mapping[str, float], samples: int, batch: int) -> float:
-    """Return what the methods that round weights add, torch and what can wait in files aside."""
-    return improve_mb(model, samples, batch) - TORCH_MB + _STREAMS * batch * max(sizes.values(), default=0.0) / MB
+def training_mb(model: ir.Model, sizes: Mapping[str, float], samples: int, passed: float, drawn: float) -> float:
+    """Return what training adds, torch aside: all samples and their targets, gradients, and an optimizer's state.
 
-
-def training_mb(model: ir.Model, sizes: Mapping[str, float], samples: int, passed: float, batch: int) -> float:
-    """Return what training adds, torch aside: all samples and their targets, gradients, and an optimizer's state."""
-    return (_TRAINED * weights_bytes(model) + samples * passed + _GRAPHS * batch * sum(sizes.values())) / MB
+    Args:
+        model: prepared.
+        sizes: from `tensor_bytes`, of the largest sample.
+        samples: calibration samples.
+        passed: bytes of inputs and outputs of one sample.
+        drawn: how many such samples the batch of one step amounts to.
+    """
+    return (_TRAINED * weights_bytes(model) + samples * passed + _GRAPHS * drawn * sum(sizes.values())) / MB
 
 
 def litemp_mb(model: ir.Model, sizes: Mapping[str, float], batch: int, probes: int) -> float:
@@ -168,17 +178,64 @@ def waiting_mb(model: ir.Model, sizes: Mapping[str, float], samples: int) -> flo
     return min(2 * samples * most_live_bytes(model.graph, sizes), Effort().ceiling) / MB
 
 
-def improve_mb(model: ir.Model, samples: int, batch: int) -> float:
-    """Return what the methods that round weights add, at most, beside what waits.
+@dataclass(frozen=True, slots=True, eq=False)
+class Improving:
+    """What methods that make weights better add, at most, beside torch and what can wait in files.
 
-    Weights are there four times (float, quantized, sought, best), and input vectors of one layer are gathered from one
-    batch at a time.
-
-    Args:
+    Attributes:
         model: prepared.
+        sizes: from `tensor_bytes`, of the largest sample.
         samples: calibration samples.
-        batch: samples per call of calibration.
+        batch: samples that torch runs together.
     """
-    batches = max(samples // batch, 1)
-    gathered = max((enough_rows(layer) * layer.groups * layer.inputs for layer in find_layers(model.graph)), default=0)
-    return TORCH_MB + (4 * weights_bytes(model) + _COPIES * 4 * gathered / batches) / MB
+
+    model: ir.Model
+    sizes: Mapping[str, float]
+    samples: int
+    batch: int
+
+    @property
+    def rounding_mb(self) -> float:
+        """Weights four times (float, quantized, sought, best), and what a batch takes at a node or at a layer's turn.
+
+        Then input vectors are gathered, batch by batch, and a solver works on their moments.
+        """
+        tensors = _STREAMS * self.batch * max(self.sizes.values(), default=0.0)
+        layers = [max(self._gathered(*one), _SOLVED * one[0].groups * one[0].inputs ** 2) for one in self._layers()]
+        return (FIRST_BYTES + 4 * weights_bytes(self.model) + max(tensors, *layers, 0.0)) / MB
+
+    @property
+    def learning_mb(self) -> float:
+        """What rounding adds, and the rows of a layer that adaround learns from, of all batches."""
+        return self.rounding_mb + max((self._learned(*one) for one in self._layers()), default=0.0) / MB
+
+    @property
+    def balancing_mb(self) -> float:
+        """Weights four times, and all tensors of a batch with what gradients are made from."""
+        together = _BALANCED * sum(self.sizes.values()) + _STREAMS * max(self.sizes.values(), default=0.0)
+        return (FIRST_BYTES + 4 * weights_bytes(self.model) + self.batch * together) / MB
+
+    @property
+    def most_mb(self) -> float:
+        """What any of these methods adds."""
+        return max(self.learning_mb, self.balancing_mb)
+
+    def _layers(self) -> Iterator[tuple[Layer, float]]:
+        """Yield every layer with the rows that a sample has of it."""
+        writes = {str(node.name): str(node.outputs[0].name) for node in self.model.graph if node.outputs}
+        for layer in find_layers(self.model.graph):
+            is_conv = layer.op == "Conv"
+            size = self.sizes.get(writes[layer.node] if is_conv else layer.source, 0.0)
+            yield layer, max(size / (4 * (layer.weight_shape[0] if is_conv else layer.groups * layer.inputs)), 1.0)
+
+    def _gathered(self, layer: Layer, positions: float) -> float:
+        total, batch = self.samples * positions, min(self.batch, self.samples) * positions
+        rows = batch * min(enough_rows(layer) / total, 1.0)
+        wide = self.batch * _READ * self.sizes.get(layer.source, 0.0)
+        return _COPIES * 4 * rows * layer.groups * layer.inputs + wide
+
+    def _learned(self, layer: Layer, positions: float) -> float:
+        given = math.prod(layer.weight_shape) / layer.inputs  # of all groups, taps included
+        each = layer.groups * layer.inputs + given
+        rows = min(max(_LEARNED // each, _FEWEST), self.samples * positions)
+        return 4 * rows * (_JOINED * each + _LOSSES * given)

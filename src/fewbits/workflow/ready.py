@@ -10,6 +10,7 @@ from fewbits.quantization.resolve import resolve
 from fewbits.runtime.memory import Ceiling
 from fewbits.runtime.parallel import Workers
 from fewbits.runtime.store import Store
+from fewbits.training.schedule import Training
 from fewbits.workflow.calibrate import Calibration, calibrate_subject
 from fewbits.workflow.ceiling import Load, hold
 from fewbits.workflow.content_keys import model_key
@@ -43,7 +44,7 @@ class Opened:
         stages: Stages,
         *,
         later: Collection[str] = (),
-        train_batch: int = 0,
+        training: Training | None = None,
     ) -> "Opened":
         """Open what the options of a verb name.
 
@@ -52,7 +53,7 @@ class Opened:
             metric: from `check_metric`.
             stages: told of the stage.
             later: what follows calibration and takes memory of its own, see `ceiling.hold`.
-            train_batch: samples of one step of training.
+            training: how long and on what, where it follows.
 
         Raises:
             FewbitsError: the model, the data or an option cannot be used, or the memory does not suffice.
@@ -60,7 +61,7 @@ class Opened:
         ceiling = Ceiling.of(options.get("memory"))
         with stages.stage("prepare"):
             subject = open_subject(options["model"], **{name: options[name] for name in _SUBJECT})
-            subject = hold(subject, ceiling, Load(options["samples"], later, options.get("workers"), train_batch))
+            subject = hold(subject, ceiling, Load(options["samples"], later, options.get("workers"), training))
             scoring = open_scoring(
                 subject, samples=options["samples"], eval_data=options["eval_data"], metric=metric,
                 eval_samples=options["eval_samples"], preprocess=options["preprocess"],
