@@ -20,7 +20,7 @@ def main() -> None:
     options = record.parser(__doc__ or "")
     options.add_argument("--cases", type=int, default=10_500, help="files to damage, at least")
     options.add_argument(
-        "--first", type=int, default=3_000_000, help="number of the first case: other cases, other damage"
+        "--first", type=int, default=4_000_000, help="number of the first case: other cases, other damage"
     )
     args = options.parse_args()
     warnings.simplefilter("ignore")
