@@ -22,7 +22,7 @@ def improved() -> str:
     return (
         "## Better weights\n\n`fewbits improve --method ...` with 400 calibration samples (fewer where there are fewer), each column one run from the float "
         "model; in brackets the seconds that the methods took, calibration of the result included, and the threads; with one thread another process ran beside it, and seconds since 2026-11-30 are those of the processor. Declined: the method leaves every layer as it is. Dropped: the outputs would get worse with it, so that the result is that of nearest. Activations that layers are improved on are in float at 8 bits and rounded at 6 or less, where the column says nothing else. Drop: that share of activations is not rounded while rounding is learned (QDrop). Nearest: what `fewbits quantize` makes, whose scales are "
-        "searched and whose biases are corrected already. At least: the score that this step must reach. Per tensor: every weight has one scale. g32: a weight scale for every 32 inputs of MatMul, Gemm and 1x1 Conv, target ort-cpu. Differences of "
+        "searched and whose biases are corrected already. At least: the score that this step must reach. Per tensor: every weight has one scale. g32: a weight scale for every 32 inputs of MatMul, Gemm and 1x1 Conv, target ort-cpu; nearest corrects no biases of these. Differences of "
         "0.3 points are within what 800 to 5000 samples can tell.\n\n" + table(header, rows) + "\n" + when + "\n" + paired() + "\n" + speed()
     )  # fmt: skip
 
