@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewbits.numerics.joint_moment import DAMPING, JointMoment
-from fewbits.numerics.rounding import Blocks, RoundingProblem
+from fewbits.numerics.rounding import Blocks, RoundingProblem, steps_of
 from fewbits.quantization.layers import Layer
 from fewbits.quantization.scale_layout import ScaleLayout
 from fewbits.spec.encodings import Encoding
@@ -18,6 +18,8 @@ _WORK = 1e10  # multiply-adds that the moments of one layer may take
 _ELEMENTS = 2e8  # input values that are read for them
 _MOST_ROWS = 60_000
 _FEWEST_ROWS = 2  # per input
+LEARNED_ELEMENTS, LEARNED_ROWS = 24_000_000, 1024
+"""Values of rows that adaround learns from, at most, and rows of one iteration, which are held in any case."""
 
 
 def enough_rows(layer: Layer) -> int:
@@ -54,8 +56,7 @@ class Rounded:
     @property
     def steps(self) -> F64:
         """The step of every weight, [G, C * T, K], or [G, C * T, 1] where a row has one scale."""
-        found = np.repeat(self.scale, self.taps, axis=1)
-        return found if self.blocks is None else found[..., self.blocks]
+        return steps_of(self.scale, self.taps, self.blocks)
 
     @property
     def weights(self) -> F32:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from fewbits.improvement.closed_form import gptq, has_moved
-from fewbits.improvement.layer_case import F64, LayerCase, Rounded
+from fewbits.improvement.layer_case import F64, LEARNED_ELEMENTS, LEARNED_ROWS, LayerCase, Rounded
 from fewbits.improvement.methods import Effort
 from fewbits.improvement.torch_activation import Act, activation_after
 from fewbits.improvement.torch_drop import mixed
@@ -32,8 +32,6 @@ _LAMBDA = 5.0  # of the regularizer, where the loss at the start counts 1 per we
 _WARM = 0.2  # share of the iterations without the regularizer
 _BETA_HIGH, _BETA_LOW = 20.0, 2.0
 _RATE = 1e-2
-_BATCH = 1024  # rows of one iteration
-_MOST_ELEMENTS = 24_000_000  # values of rows that are held for one layer
 _CHECK = 50  # iterations between looks at whether all h are at 0 or 1
 _SURE = 0.8  # share of the way from the float value to the code of the start at which h begins
 
@@ -89,8 +87,8 @@ def _start(case: LayerCase) -> Rounded:
 def _rows(layers: LayerWalk, step: Step, case: LayerCase, stream: str = QUANTIZED) -> tuple[torch.Tensor, torch.Tensor]:
     """Return rows of all batches that learning draws from: [G, R, K], read in a stream, and [G, R, C * T]."""
     groups, channels, taps, inputs = case.weights.shape
-    count = _MOST_ELEMENTS // (groups * (inputs + channels * taps))
-    found = list(layers.rows(step, max(count, _BATCH), stream))
+    count = LEARNED_ELEMENTS // (groups * (inputs + channels * taps))
+    found = list(layers.rows(step, max(count, LEARNED_ROWS), stream))
     return torch.cat([x for x, _ in found], dim=1), torch.cat([y for _, y in found], dim=1)
 
 
@@ -138,7 +136,7 @@ class _Problem:
         generator = torch.Generator().manual_seed(effort.seed)
         drawn = torch.Generator(self.x.device).manual_seed(effort.seed)
         rows, warm = self.x.shape[1], int(effort.iterations * _WARM)
-        batch = min(_BATCH, rows)
+        batch = min(LEARNED_ROWS, rows)
         usual = max(self.loss(self.begin.codes, self.begin.scale), 1e-12)
         for i in range(effort.iterations):
             chosen = torch.randint(rows, (batch,), generator=generator).to(self.x.device)

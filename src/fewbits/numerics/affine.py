@@ -121,10 +121,10 @@ def broadcast_grid(shape: tuple[int, ...], encoding: Encoding) -> tuple[F32, npt
             if isinstance(granularity, PerBlock):
                 what = f"-block scales ({granularity.size} along axis {axis})"
             raise SpecError(f"Per{what} of a tensor {shape} have the shape {wanted}, not {scale.shape}.")
-    return spread(scale, shape, granularity), spread(encoding.zero_point, shape, granularity)
+    return spread_scales(scale, shape, granularity), spread_scales(encoding.zero_point, shape, granularity)
 
 
-def spread(values: npt.NDArray[_T], shape: tuple[int, ...], granularity: Granularity) -> npt.NDArray[_T]:
+def spread_scales(values: npt.NDArray[_T], shape: tuple[int, ...], granularity: Granularity) -> npt.NDArray[_T]:
     """Return what belongs to scales in a layout that broadcasts against a tensor of `shape`; see `broadcast_grid`."""
     if isinstance(granularity, PerTensor):
         return values

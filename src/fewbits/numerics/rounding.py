@@ -66,8 +66,7 @@ class RoundingProblem:
 
     def steps(self, scale: F64) -> F64:
         """Return scales [G, C, B] as the step of every weight, [G, C * T, K]."""
-        found = np.repeat(scale, self.target.shape[2], axis=1)
-        return np.broadcast_to(found, self.rows.shape) if self.blocks is None else found[..., self.blocks]
+        return np.broadcast_to(steps_of(scale, self.target.shape[2], self.blocks), self.rows.shape)
 
     def allowed(self, scale: F64) -> F64:
         """Return scales [G, C, B], raised where they are below the smallest allowed."""
@@ -87,6 +86,12 @@ class RoundingProblem:
         """Return the cost of codes [G, C * T, K] at scales [G, C, B], summed over what shares them: [G, C]."""
         delta = codes * self.steps(scale) - self.rows
         return self.per_channel(((delta @ self.cost) * delta).sum(-1))
+
+
+def steps_of(scale: F64, taps: int, blocks: Blocks | None) -> F64:
+    """Return scales [G, C, B] as the steps of rows: [G, C * T, K], or [G, C * T, 1] where a row has one scale."""
+    found = np.repeat(scale, taps, axis=1)
+    return found if blocks is None else found[..., blocks]
 
 
 def round_nearest(problem: RoundingProblem, values: F64, scale: F64) -> F64:

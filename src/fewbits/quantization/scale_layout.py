@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from fewbits.numerics.affine import spread
+from fewbits.numerics.affine import spread_scales
 from fewbits.numerics.rounding import Blocks
 from fewbits.quantization.layers import Layer
 from fewbits.spec.dtypes import PerBlock
@@ -56,7 +56,7 @@ def layout_of(layer: Layer, encoding: Encoding) -> ScaleLayout | None:
     """Return the layout of the scales of a layer's weight; None where outputs share some of several scales."""
     own = np.arange(encoding.scale.size, dtype=np.int32).reshape(encoding.scale.shape)
     places = layer.weight_rows(
-        np.broadcast_to(spread(own, layer.weight_shape, encoding.spec.granularity), layer.weight_shape)
+        np.broadcast_to(spread_scales(own, layer.weight_shape, encoding.spec.granularity), layer.weight_shape)
     )
     groups, channels, taps, inputs = places.shape
     if isinstance(encoding.spec.granularity, PerBlock):

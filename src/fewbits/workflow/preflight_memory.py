@@ -10,7 +10,7 @@ import onnx_ir as ir
 from fewbits.analysis.sensitivity import COPIES, FIRST_BYTES, HELD, MOST_BYTES
 from fewbits.graph.save import weights_bytes
 from fewbits.graph.topology import constant
-from fewbits.improvement.layer_case import enough_rows
+from fewbits.improvement.layer_case import LEARNED_ELEMENTS, LEARNED_ROWS, enough_rows
 from fewbits.improvement.methods import Effort
 from fewbits.numerics.second_moment import MOST_INPUTS
 from fewbits.quantization.layers import Layer, find_layers
@@ -34,7 +34,6 @@ _GRAPHS = 3  # tensors of a step: values, gradients, rounded
 _UNSIZED = (ir.DataType.STRING, ir.DataType.UNDEFINED)
 _COPIES = 3  # of gathered vectors: indexed, reshaped, and those of the batch before
 _SOLVED = 6 * 8  # bytes of a layer's second moments, and of what a solver makes of them
-_LEARNED, _FEWEST = 24_000_000, 1024  # values of rows that adaround learns from, and the fewest rows
 _JOINED = 2  # rows that are learned from: of each batch, and of all together
 _LOSSES = 4  # outputs for them: given, behind the activation, wanted, their difference
 _BALANCED = 2  # tensors: values, and what is derived from them
@@ -237,5 +236,5 @@ class Improving:
     def _learned(self, layer: Layer, positions: float) -> float:
         given = math.prod(layer.weight_shape) / layer.inputs  # of all groups, taps included
         each = layer.groups * layer.inputs + given
-        rows = min(max(_LEARNED // each, _FEWEST), self.samples * positions)
+        rows = min(max(LEARNED_ELEMENTS // each, LEARNED_ROWS), self.samples * positions)
         return 4 * rows * (_JOINED * each + _LOSSES * given)
