@@ -6,6 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from fewbits.analysis import sensitivity
+from fewbits.improvement.layer_case import LEARNED_ELEMENTS
 from fewbits.quantization.profile import Profile
 from fewbits.runtime import heap
 from fewbits.runtime.memory import MB, peak_mb, resident_mb
@@ -70,11 +71,9 @@ def test_rows_of_a_layer_are_told_as_far_as_there_are_so_many(subject):
 
 
 def test_adaround_is_told_with_the_rows_that_it_holds(subject):
-    torch_adaround = pytest.importorskip("fewbits.improvement.torch_adaround")
-    assert (memory._LEARNED, memory._FEWEST) == (torch_adaround._MOST_ELEMENTS, torch_adaround._BATCH)
     told = improving(subject, 10**6, positions=1e3)
     held = told.learning_mb - told.rounding_mb
-    assert 2 * 4 * memory._LEARNED / MB < held < 5 * 4 * memory._LEARNED / MB
+    assert 2 * 4 * LEARNED_ELEMENTS / MB < held < 5 * 4 * LEARNED_ELEMENTS / MB
 
 
 def test_balancing_is_told_with_all_tensors_of_a_batch(subject):
