@@ -1,9 +1,9 @@
 """Step 4 on every network: the score of each method, from one set of calibration samples, and what it costs.
 
 Each row is one call of `fewbits.improve` with the methods named; "nearest" is what `quantize` makes without them.
-Layers are improved on activations in float, and on rounded ones where the name says so or these have few bits. `--case`
-picks networks, `--methods` rows. With one thread the seconds are those of the processor, so that other processes do not
-count.
+"auto" lets `improve` choose. Layers are improved on activations in float, and on rounded ones where the name says so or
+these have few bits. `--case` picks networks, `--methods` rows. With one thread the seconds are those of the processor,
+so that other processes do not count.
 """
 
 import json
@@ -39,6 +39,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "adaround by block": ("adaround", {"granularity": "block", "iterations": 200}),
     "adaround by block, drop 0.5": ("adaround", {"granularity": "block", "iterations": 200, "drop": 0.5}),
     "cle,bias-correction,adaround": ("cle,bias-correction,adaround", {}),
+    "auto": ("", {}),
 }
 
 
@@ -64,17 +65,17 @@ DROP = ("adaround by block", "adaround by block, drop 0.5")
 NARROWER = ("gptq, float activations", "gptq")
 NARROW = ("gptq, float activations", "gptq", "adaround", "adaround by block", "adaround by block, drop 0.5")
 CASES = {
-    "resnet20 w4a8": Case(RESNET20, "w4a8", 80.9, (*ALL, *DROP)),
+    "resnet20 w4a8": Case(RESNET20, "w4a8", 80.9, (*ALL, *DROP, "auto")),
     "resnet20 w4a4": Case(RESNET20, "w4a4", None, NARROW),
     "resnet20 w4a6": Case(RESNET20, "w4a6", None, NARROWER),
     "imdn w4a6": Case(NETWORKS["imdn"], "w4a6", None, NARROWER),
-    "imdn w4a8": Case(NETWORKS["imdn"], "w4a8", 35.0, (*ALL, *DROP)),
+    "imdn w4a8": Case(NETWORKS["imdn"], "w4a8", 35.0, (*ALL, *DROP, "auto")),
     "imdn w4a4": Case(NETWORKS["imdn"], "w4a4", None, NARROW),
-    "kwt1 w4a8": Case(NETWORKS["kwt1"], "w4a8", 97.0, (*ALL, *DROP)),
-    "stories w4a8": Case(NETWORKS["stories"], "w4a8", 5.23, ALL),
+    "kwt1 w4a8": Case(NETWORKS["kwt1"], "w4a8", 97.0, (*ALL, *DROP, "auto")),
+    "stories w4a8": Case(NETWORKS["stories"], "w4a8", 5.23, (*ALL, "auto")),
     "stories w8a8": Case(NETWORKS["stories"], "w8a8", None, EQUAL),
-    "resnet56 w4a8": Case(NETWORKS["resnet56"], "w4a8", 83.0, ALL),
-    "fastestdet w4a8": Case(NETWORKS["fastestdet"], "w4a8", 28.0, ALL),
+    "resnet56 w4a8": Case(NETWORKS["resnet56"], "w4a8", 83.0, (*ALL, "auto")),
+    "fastestdet w4a8": Case(NETWORKS["fastestdet"], "w4a8", 28.0, (*ALL, "auto")),
     "mobilenetv2 w4a8": Case(NETWORKS["mobilenetv2"], "w4a8", 75.0, ALL),
     "mobilenetv1 w4a8": Case(NETWORKS["mobilenetv1"], "w4a8", 68.0, ALL),
     "imdn w8a8": Case(NETWORKS["imdn"], "w8a8", None, BALANCED),
@@ -128,7 +129,7 @@ def run(case: Case, args: Any, found: dict[str, Any]) -> dict[str, Any]:
                 with mock.patch("fewbits.workflow.improve_run.time", SimpleNamespace(perf_counter=clock)):
                     result = fewbits.improve(
                         case.network.path, data=lambda: case.network.calibration(args.samples),
-                        precision=case.precision, methods=names, auto=False, effort=Effort(**effort),
+                        precision=case.precision, methods=names or None, auto=not names, effort=Effort(**effort),
                         metric=case.network.score, higher_is_better=case.network.higher_is_better, target=target,
                         samples=args.samples, run_options=RunOptions(threads=args.threads),
                     )  # fmt: skip
@@ -142,6 +143,7 @@ def run(case: Case, args: Any, found: dict[str, Any]) -> dict[str, Any]:
             rows[method] = {
                 "score": result.score.value,
                 "dropped": not any(row.kept for row in result.methods),
+                "kept": [row.name for row in result.methods if row.kept],
                 "method_s": sum(row.seconds for row in result.methods),
                 "whole_s": clock() - begin,
                 **told,

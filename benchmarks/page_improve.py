@@ -16,23 +16,29 @@ def improved() -> str:
         if name not in results:
             continue
         found, digits = results[name], decimals(case.network.name)
-        cells = [_cell(found.get(method), digits) for method in shown]
+        cells = [_cell(method, found.get(method), digits) for method in shown]
         float_score, nearest = (f"{found[m]['score']:.{digits}f}" for m in ("float", "nearest"))
         rows.append((name, float_score, "" if case.limit is None else f"{case.limit:g}", nearest, *cells))
     return (
         "## Better weights\n\n`fewbits improve --method ...` with 400 calibration samples (fewer where there are fewer), each column one run from the float "
-        "model; in brackets the seconds that the methods took, calibration of the result included, and the threads; with one thread another process ran beside it, and seconds since 2026-11-30 are those of the processor. Declined: the method leaves every layer as it is. Dropped: the outputs would get worse with it, so that the result is that of nearest. Activations that layers are improved on are in float at 8 bits and rounded at 6 or less, where the column says nothing else. Drop: that share of activations is not rounded while rounding is learned (QDrop). Nearest: what `fewbits quantize` makes, whose scales are "
+        "model; in brackets the seconds that the methods took, calibration of the result included, and the threads; with one thread another process ran beside it, and seconds since 2026-11-30 are those of the processor. Declined: the method leaves every layer as it is. Dropped: the outputs would get worse with it, so that the result is that of nearest. Activations that layers are improved on are in float at 8 bits and rounded at 6 or less, where the column says nothing else. Drop: that share of activations is not rounded while rounding is learned (QDrop). Auto: without a named method; it tries the cheap ones, keeps what helps, and runs adaround only where the drop is over 1 % of the float score by then. Nearest: what `fewbits quantize` makes, whose scales are "
         "searched and whose biases are corrected already. At least: the score that this step must reach. Per tensor: every weight has one scale. g32: a weight scale for every 32 inputs of MatMul, Gemm and 1x1 Conv, target ort-cpu; nearest corrects no biases of these. Differences of "
-        "0.3 points are within what 800 to 5000 samples can tell.\n\n" + table(header, rows) + "\n" + when + "\n" + paired() + "\n" + speed()
+        "0.3 points are within what 800 to 5000 samples can tell.\n\n" + table(header, rows) + "\n" + when + _dates(results) + "\n" + paired() + "\n" + speed()
     )  # fmt: skip
 
 
-def _cell(row: dict[str, Any] | None, digits: int) -> str:
+def _dates(results: dict[str, Any]) -> str:
+    days = sorted({row["measured"][:10] for rows in results.values() for row in rows.values() if "measured" in row})
+    return f"\nThat is the last run; cells were measured from {days[0]} to {days[-1]}, `improve.json` has date and commit of each.\n"
+
+
+def _cell(method: str, row: dict[str, Any] | None, digits: int) -> str:
     if row is None or "declined" in row:
         return "" if row is None else "declined"
     if row.get("dropped"):
         return f"dropped ({row['method_s']:.0f} s, {row['threads']})"
-    return f"{row['score']:.{digits}f} ({row['method_s']:.0f} s, {row['threads']})"
+    chosen = f" by {', '.join(row['kept'])}" if method == "auto" else ""
+    return f"{row['score']:.{digits}f}{chosen} ({row['method_s']:.0f} s, {row['threads']})"
 
 
 def paired() -> str:
