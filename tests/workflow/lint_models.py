@@ -26,6 +26,7 @@ class Conv:
     follower: str = ""
     grid_between: bool = True
     float_weight: bool = False
+    block: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,14 @@ class Builder:
 
     def stored(self, name: str, codes: np.ndarray, scale: np.ndarray, zero: int = 0, axis: int = 0) -> str:
         zeros = np.full(scale.shape, zero).astype(codes.dtype)
+        block = codes.shape[axis] // scale.shape[axis] if scale.ndim > 1 else 0
         inputs = [
             self.constant(f"{name}_q", codes),
             self.constant(f"{name}_s", scale),
             self.constant(f"{name}_z", zeros),
         ]
-        return self.node("DequantizeLinear", inputs, name, **({"axis": axis} if scale.ndim else {}))
+        along = ({"axis": axis} if scale.ndim else {}) | ({"block_size": block} if block else {})
+        return self.node("DequantizeLinear", inputs, name, **along)
 
     def model(self, shape: list[int], out: list[int]) -> onnx.ModelProto:
         ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", shape), ("y", out))]
@@ -100,6 +103,10 @@ def conv(case: Conv) -> onnx.ModelProto:
     scale = unit.reshape(()) if case.one_scale else np.full(case.channels, unit, np.float32)
     if case.float_weight:
         weight, bias = made.constant("w", (codes * unit).astype(np.float32)), []
+    elif case.block:
+        scales = np.full((case.channels, 16 // case.block, 1, 1), unit, np.float32)
+        weight = made.stored("w", codes.astype(case.weight), scales, axis=1)
+        bias = [made.constant("b", np.arange(case.channels, dtype=np.float32))]
     else:
         weight = made.stored("w", codes.astype(case.weight), scale, case.weight_zero)
         at = np.float32(scale_of(case.activation)) * scale * np.float32(case.bias_factor)

@@ -41,6 +41,9 @@ CASES = {
     "LayerNormalization, int16 activations": (Norm(activation=np.int16), "activation-type"),
     "int4 with one scale": (Conv(weight=INT4, one_scale=True), "int4-one-scale"),
     "int4 with one channel": (Conv(weight=INT4, channels=1), "int4-one-scale"),
+    "scales per block": (Conv(block=8), "weight-blocks"),
+    "scales per block, int4": (Conv(weight=INT4, block=8), "weight-blocks"),
+    "a block of all inputs": (Conv(block=16), "weight-blocks"),
     "no grid before LeakyRelu": (Conv(follower="LeakyRelu", grid_between=False), "missing-grid"),
     "no grid before Tanh": (Conv(follower="Tanh", grid_between=False), "missing-grid"),
     "types in and out": (Conv(written=U16), "mixed-types"),
@@ -59,6 +62,7 @@ CHANGED = {
     "a bare float Conv": (Conv(float_weight=True), "bare-float"),
     "MatMul, uint16 second": (Product(second=U16), "second-operand"),
 }
+FLOAT = {"scales per block, 16-bit activations": (Conv(activation=U16, block=8), "weight-blocks")}
 needs_qnn = pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime_qnn") is None, reason="needs Qualcomm's backend: pip install '.[qnn]'"
 )
@@ -69,16 +73,16 @@ def written(case, folder):
     return folder / "m.onnx"
 
 
-@pytest.mark.parametrize("name", [*CASES, *CHANGED])
+@pytest.mark.parametrize("name", [*CASES, *CHANGED, *FLOAT])
 def test_each_fault_is_named_and_nothing_else(name, tmp_path):
-    case, rule = {**CASES, **CHANGED}[name]
+    case, rule = {**CASES, **CHANGED, **FLOAT}[name]
     found = lint(written(case, tmp_path), soc="sm8550")
     assert [finding.rule for finding in found.findings] == ([rule] if rule else [])
     for finding in found.findings:
         assert finding.node in ("conv", "norm", "matmul", "after")
         assert finding.says
         assert finding.fix
-        assert finding.outcome == ("changed" if name in CHANGED else "refused")
+        assert finding.outcome == ("changed" if name in CHANGED else "float" if name in FLOAT else "refused")
 
 
 @needs_qnn
@@ -91,6 +95,14 @@ def test_the_compiler_refuses_what_lint_says_and_nothing_else(name, tmp_path):
         return
     with pytest.raises(RefusedError):
         compile_model(model, soc="sm8550")
+
+
+@needs_qnn
+@pytest.mark.parametrize("name", FLOAT)
+def test_the_compiler_runs_in_float_what_lint_says(name, tmp_path):
+    made = compile_model(written(FLOAT[name][0], tmp_path), soc="sm8550")
+    assert not made.passed
+    assert [wrong[0] for wrong in made.types.wrong] == ["conv"]
 
 
 def on_the_emulator(model, soc="sm8550"):
@@ -160,7 +172,7 @@ def as_constant_nodes(model):
 
 @pytest.mark.parametrize("name", [*CASES, *CHANGED])
 def test_constants_may_be_nodes(name, tmp_path):
-    case, rule = {**CASES, **CHANGED}[name]
+    case, rule = {**CASES, **CHANGED, **FLOAT}[name]
     onnx.save(as_constant_nodes(model_of(case)), tmp_path / "m.onnx")
     assert [finding.rule for finding in lint(tmp_path / "m.onnx", soc="sm8550").findings] == ([rule] if rule else [])
 

@@ -130,6 +130,19 @@ def weight_symmetry(case: Case) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def weight_blocks(case: Case) -> Iterator[Finding]:
+    """Weight scales per block of inputs: refused beside 8-bit activations, compiled to float16 beside 16-bit ones."""
+    weight = case.weight
+    if weight is None or not weight.block_size or case.node.op_type in case.target.per_block:
+        return
+    is_wide = any(grid.dtype.endswith("16") for grid in case.activations)
+    yield case.finding(
+        "float" if is_wide else "refused", "weight-blocks",
+        f"its weight has a scale for every {weight.block_size} inputs, and {case.target.name} has one per channel here",
+        f"quantize again for {case.target.name}, at a precision without g{weight.block_size}",
+    )  # fmt: skip
+
+
 def gamma_type(case: Case) -> Iterator[Finding]:
     """The scale of a LayerNormalization beside an int32 bias: uint8, or 16 bits with its zero point in the middle."""
     if case.node.op_type != "LayerNormalization":
@@ -262,6 +275,6 @@ def _words(kinds: Iterable[str]) -> str:
 
 
 RULES: tuple[Callable[[Case], Iterator[Finding]], ...] = (
-    activation_type, weight_type, weight_symmetry, gamma_type, missing_grid, mixed_types, second_operand,
+    activation_type, weight_type, weight_symmetry, weight_blocks, gamma_type, missing_grid, mixed_types, second_operand,
     int16_codes, bias_scale, bare_float, left_float, no_half,
 )  # fmt: skip

@@ -25,15 +25,17 @@ class Seen:
 
     Attributes:
         dtype: container type, as ONNX names it.
-        scale: float64, one value or one per channel.
+        scale: float64, one value, one per channel, or one per block of each channel.
         zero_point: int64, as many.
         is_stored: the codes are a constant of the file: a weight, a bias or another parameter.
+        block_size: how many values along an axis share a scale; 0 where scales are per tensor or per channel.
     """
 
     dtype: str
     scale: npt.NDArray[np.float64]
     zero_point: npt.NDArray[np.int64]
     is_stored: bool
+    block_size: int = 0
 
 
 class QdqView:
@@ -128,7 +130,8 @@ class QdqView:
         is_stored = self._is_stored(node)
         kind = tensor.data_type if tensor is not None else self._default_type(node)
         zeros = np.asarray(zero, np.float64).astype(np.int64).ravel()
-        return Seen(_TYPES.get(kind, ""), scale.ravel(), zeros, is_stored)
+        block_size = next((a.i for a in node.attribute if a.name == "block_size"), 0)
+        return Seen(_TYPES.get(kind, ""), scale.ravel(), zeros, is_stored, block_size)
 
     def _is_stored(self, node: onnx.NodeProto) -> bool:
         """Whether codes are stored, or are made of a stored float."""
