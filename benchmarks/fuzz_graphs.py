@@ -23,7 +23,7 @@ from fewbits.runtime.heap import trim_heap
 
 sys.path.insert(0, str(record.HERE.parent / "tests" / "fuzz"))
 import graph_checks as checks
-from graph_strategy import Drawn, drawn_graphs
+from graph_strategy import Drawn, drawn_graphs, in_blocks
 
 CHUNK = 50
 WARM_UP = 0.2
@@ -45,16 +45,17 @@ def main() -> None:
     tally, failures, samples = checks.Tally(), [], []
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background of a shell switches off
     begin, number = time.perf_counter(), args.seed
+    drawn = drawn_graphs(args.makers).map(in_blocks) if args.blocks else drawn_graphs(args.makers)
     with contextlib.suppress(KeyboardInterrupt):  # what was done until then is recorded
         while tally.graphs < args.graphs or time.perf_counter() - begin < 60 * args.minutes:
-            _chunk(number, args.makers, tally, failures)
+            _chunk(number, drawn, tally, failures)
             number += 1
             gc.collect()
             trim_heap()  # what is freed and lies between blocks in use is no growth: graphs differ in their sizes
             samples.append((time.perf_counter() - begin, *resident_mb()))
     results = _results(tally, failures, samples)
     _print(results)
-    record.save("fuzz_graphs", args, found, results)
+    record.save("fuzz_graphs_blocks" if args.blocks else "fuzz_graphs", args, found, results)
 
 
 def _arguments() -> argparse.Namespace:
@@ -62,17 +63,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--graphs", type=int, default=5000, help="how many graphs at least")
     parser.add_argument("--minutes", type=float, default=20.0, help="how long at least")
     parser.add_argument("--makers", type=int, default=12, help="constructs per graph at most")
+    parser.add_argument("--blocks", action="store_true", help="with weight scales per block, on ort-cpu")
     parser.add_argument("--seed", type=int, default=0, help="of the first chunk; each chunk has the next one")
     return parser.parse_args()
 
 
-def _chunk(number: int, makers: int, tally: checks.Tally, failures: list[dict[str, Any]]) -> None:
+def _chunk(number: int, drawn: Any, tally: checks.Tally, failures: list[dict[str, Any]]) -> None:
     @seed(number)
     @settings(
         max_examples=CHUNK, database=None, deadline=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(drawn_graphs(makers))
+    @given(drawn)
     def judge(case: Drawn) -> None:
         failures.extend({"seed": number, "what": text, "case": repr(case)} for text in _judged(case, tally))
 

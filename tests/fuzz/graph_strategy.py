@@ -1,7 +1,7 @@
 """Random valid ONNX graphs over the operators that fewbits knows: a model and feeds for it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import graph_layers as layers
@@ -32,6 +32,8 @@ PRECISIONS = ("w8a8", "w8a16", "w4a8", "w16a16", "fp16")
 LIFTED = ("", "", *PRECISIONS, "w6a6", "fp32")
 RANGES = ("minmax", "minmax", "mse", "entropy", "percentile:99.9")
 TARGETS = ("qnn-htp-v73", "qnn-htp-v73", "ort-cpu")
+IN_BLOCKS = {"w8a8": "w8a8g4", "w8a16": "w8a16g2", "w4a8": "w4a8g2", "w16a16": "w4a16g32", "w6a6": "w6a6g3"}
+"""Precision -> one with scales per block, on a target that has them."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,12 @@ def drawn_graphs(
         _model(draft), draft.feeds, draft.batch, draft.one_of(*PRECISIONS), draft.one_of(*LIFTED),
         draft.one_of(2, 3), draft.one_of(*TARGETS), draft.one_of(*RANGES), not draft.rarely(), draft.rarely(),
     )  # fmt: skip
+
+
+def in_blocks(case: Drawn) -> Drawn:
+    """The same graph with weight scales per block where its precisions have such a form, on a target that has them."""
+    precision, lifted = (IN_BLOCKS.get(name, name) for name in (case.precision, case.lifted))
+    return replace(case, precision=precision, lifted=lifted, target="ort-cpu")
 
 
 def _model(d: Draft) -> onnx.ModelProto:
