@@ -10,6 +10,7 @@ from qdq_models import FAITHFUL, initializer, model, normal, quantized, session
 from fewbits.errors import SpecError
 from fewbits.numerics.affine import fake_quantize
 from fewbits.runtime.session import SessionPolicy
+from fewbits.spec.dtypes import DType
 
 POLICIES = list(SessionPolicy)
 
@@ -250,3 +251,12 @@ def test_onnxruntime_runs_a_conv_whose_int8_weight_has_blocks(text):
     made = quantized(graph, {"x": normal(8, 6, 4, 4)}, "w8a8g4", target="ort-cpu")
     exact, fast = (made.run(policy)["y"] for policy in (SessionPolicy.EXACT, SessionPolicy.DEFAULT))
     np.testing.assert_allclose(fast, exact, atol=1.01 * float(made.encoding("y").scale))
+
+
+@pytest.mark.parametrize("precision", ["w8a8g4", "w4a8"])
+def test_a_weight_that_is_an_output_of_open_shape_is_quantized_by_its_own_shape(precision):
+    graph = model("g (float[N, 6, 4, 4] x) => (float y, float[a, b, c, d] w) { y = Conv (x, w) }", w=normal(1, 6, 1, 1))
+    target = "ort-cpu" if precision == "w8a8g4" else "qnn-htp-v73"
+    made = quantized(graph, {"x": normal(8, 6, 4, 4)}, precision, target=target)
+    assert made.plan.grids["w"].spec.dtype is DType.INT8  # int4 with one scale is refused by Qualcomm's compiler
+    np.testing.assert_allclose(made.run(SessionPolicy.EXACT)["y"], made.float_run()["y"], atol=0.6)

@@ -108,10 +108,10 @@ class _Inserter:
             key = self.plan.inputs.get((str(node.name), 1))
             if node.op_type != "Conv" or key is None or (len(node.inputs) > 2 and node.inputs[2] is not None):
                 continue
-            spec, shape = self.plan.grids[key].spec, self.values[self.plan.grids[key].tensor].shape
-            if isinstance(spec.granularity, PerBlock) and spec.dtype.bits == 8 and shape is not None:
+            spec = self.plan.grids[key].spec
+            if isinstance(spec.granularity, PerBlock) and spec.dtype.bits == 8:
                 node.resize_inputs(3)
-                zeros = ir.Tensor(np.zeros(int(shape[0]), np.float32))  # type: ignore[arg-type]
+                zeros = ir.Tensor(np.zeros(self.encoded.encodings[key].scale.shape[0], np.float32))
                 node.replace_input_with(2, self._initializer(f"{key}_kept_float", zeros))
 
     def _domain(self) -> str:

@@ -200,12 +200,14 @@ class _Builder:
 
     def _add_weight(self, node: ir.Node, position: int, precision: Precision, granularity: Granularity) -> None:
         value = node.inputs[position]
+        tensor = constant(value)
         assert value is not None
+        assert tensor is not None
         name = str(value.name)
         bits, dtype = precision.weight_bits, DType.container(precision.weight_bits, signed=True)
-        has_one_scale = isinstance(granularity, PerTensor) or value.shape is None
-        if isinstance(granularity, PerChannel) and value.shape is not None:
-            has_one_scale = value.shape[granularity.axis] == 1
+        has_one_scale = isinstance(granularity, PerTensor)
+        if isinstance(granularity, PerChannel):  # the tensor's own shape: as an output, the value may be said to be open
+            has_one_scale = tensor.shape[granularity.axis] == 1
         if dtype is DType.INT4 and has_one_scale and not self.target.int4_per_tensor:
             dtype = DType.INT8
         spec = QuantSpec(dtype, bits, is_symmetric=True, granularity=granularity)
