@@ -28,6 +28,7 @@ VERBS: Mapping[str, Mapping[str, Any]] = {
     "improve": {"precision": "w4a8", "methods": "gptq", "auto": False},
     "balance": {"precision": "w4a8", "methods": "balance,gptq", "auto": False},
     "adaround": {"precision": "w4a8", "methods": "adaround"},
+    "by block": {"precision": "w4a8", "methods": "adaround"},
     "qat": {"precision": "w4a8"},
     "auto": {"min_sqnr": 40.0},
 }
@@ -104,11 +105,11 @@ def measure(args: argparse.Namespace, name: str, verb: str, memory: str) -> dict
 
     network, begin = {**KNOWN, "resnet20": RESNET20}[name], time.perf_counter()
     options = {**VERBS[verb], **({} if verb == "analyze" else SCORED)}
-    if verb == "adaround":
-        options["effort"] = Effort(iterations=20)
+    if verb in ("adaround", "by block"):
+        options["effort"] = Effort(iterations=20, granularity="block" if verb == "by block" else "layer")
     if verb == "qat":
         options["training"] = Training(steps=20)
-    others = {"qat": fewbits.qat.train, "balance": fewbits.improve}
+    others = {"qat": fewbits.qat.train, "balance": fewbits.improve, "by block": fewbits.adaround}
     call = others[verb] if verb in others else getattr(fewbits, verb)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "run"

@@ -11,7 +11,7 @@ def ceilings() -> str:
     text = (
         "## Memory ceilings\n\nPeak resident memory of a verb in a process of its own, without and with `--memory` (`benchmarks/ceilings.py`). The ceiling lies halfway between what "
         "the verb says it needs at least and what it takes without one; where it says more than it takes, the ceiling is what it says, and does not bite. Equal: the same bytes in "
-        "models and encodings, the same figures of sensitivity; elsewhere how far these are apart, at most. Balance is `improve --method balance,gptq`; the other method of `improve` is gptq. Other steps: `auto` leaves out below its ceiling what does not fit. What is told rests on constants that were fitted on these networks, among others, so the table is no test on unseen ones. The machine did other work, so seconds are upper figures.\n\n"
+        "models and encodings, the same figures of sensitivity; elsewhere how far these are apart, at most. Balance is `improve --method balance,gptq`; the other method of `improve` is gptq; by block is `adaround --granularity block`. Other steps: `auto` leaves out below its ceiling what does not fit. What is told rests on constants that were fitted on these networks, among others, so the table is no test on unseen ones. The machine did other work, so seconds are upper figures.\n\n"
     )
     rows: list[tuple[object, ...]] = [
         (

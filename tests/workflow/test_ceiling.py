@@ -11,7 +11,7 @@ from auto_cases import auto_of, quickly, steps_of
 
 from fewbits.artifact import names
 from fewbits.errors import SpecError
-from fewbits.improvement.methods import parse_methods
+from fewbits.improvement.methods import Effort, parse_methods
 from fewbits.reporting.preflight_record import Preflight
 from fewbits.runtime.memory import Ceiling
 from fewbits.runtime.parallel import Workers
@@ -19,7 +19,18 @@ from fewbits.runtime.session import RunOptions
 from fewbits.training.schedule import Training
 from fewbits.workflow import ceiling
 from fewbits.workflow.calibrate import batch_size_for, calibrate_subject
-from fewbits.workflow.ceiling import BALANCING, LEARNING, ONE_PASS, ROUNDING, TRAINING, Load, Room, hold, later_steps
+from fewbits.workflow.ceiling import (
+    BALANCING,
+    BLOCKS,
+    LEARNING,
+    ONE_PASS,
+    ROUNDING,
+    TRAINING,
+    Load,
+    Room,
+    hold,
+    later_steps,
+)
 from fewbits.workflow.stages import Stages
 from fewbits.workflow.subject import open_subject
 
@@ -171,7 +182,8 @@ def test_training_on_windows_is_told_for_what_a_step_reads(images):
 
 def test_methods_say_what_they_do_that_takes_memory():
     methods = parse_methods("cle,balance,bias-correction,gptq,adaround,qat")
-    assert later_steps(methods) == (BALANCING, ROUNDING, LEARNING, TRAINING)
+    assert later_steps(methods, Effort()) == (BALANCING, ROUNDING, LEARNING, TRAINING)
+    assert later_steps(methods, Effort(granularity="block")) == (BALANCING, ROUNDING, BLOCKS, TRAINING)
 
 
 def test_workers_are_counted_with_the_process(subject):

@@ -76,6 +76,13 @@ def test_adaround_is_told_with_the_rows_that_it_holds(subject):
     assert 2 * 4 * LEARNED_ELEMENTS / MB < held < 5 * 4 * LEARNED_ELEMENTS / MB
 
 
+def test_adaround_by_block_is_told_with_the_tensors_of_its_largest_block(subject):
+    one, eight = (improving(subject, 400, batch, positions=100) for batch in (1, 8))
+    by_block = [told.block_learning_mb - told.rounding_mb for told in (one, eight)]
+    tensors = sum(one.sizes.values()) / MB
+    assert 7 * 5 * max(one.sizes.values()) / MB < by_block[1] - by_block[0] <= 7 * 5 * tensors
+
+
 def test_balancing_is_told_with_all_tensors_of_a_batch(subject):
     one, eight = (improving(subject, 400, batch) for batch in (1, 8))
     tensors = sum(one.sizes.values()) / MB

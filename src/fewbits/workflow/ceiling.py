@@ -28,6 +28,7 @@ from fewbits.workflow.subject import Subject
 logger = logging.getLogger(__name__)
 
 ONE_PASS, BALANCING, ROUNDING, LEARNING, TRAINING = "one-pass", "balance", "rounding", "adaround", "training"
+BLOCKS = "adaround by block"
 """What may follow calibration and scoring, and takes memory of its own."""
 _KEPT = 1 / 8
 """Share of the memory that is spare for what is kept to save time: samples, and outputs of the float model, each."""
@@ -37,6 +38,7 @@ _WAYS_OUT = {
     BALANCING: "allow more, make batches smaller with --batch-size, or choose other methods (--method gptq)",
     ROUNDING: "allow more, or make batches smaller with --batch-size",
     LEARNING: "allow more, make batches smaller with --batch-size, or choose other methods (--method gptq)",
+    BLOCKS: "allow more, make batches smaller with --batch-size, or learn layer by layer (--granularity layer)",
     TRAINING: "allow more, or take fewer samples: --train-batch of a step, --samples in all",
 }
 
@@ -160,6 +162,7 @@ def _told(subject: Subject, largest: _Largest, load: Load) -> _Told:
         BALANCING: lambda: better.balancing_mb,
         ROUNDING: lambda: better.rounding_mb,
         LEARNING: lambda: better.learning_mb,
+        BLOCKS: lambda: better.block_learning_mb,
         TRAINING: lambda: figures.training_mb(model, sizes, samples, passed, drawn),
     }
     count = load.workers.count if load.workers is not None and load.workers.count > 1 else 0
@@ -209,15 +212,17 @@ def _warn(told: _Told, batch: int) -> None:
         )  # fmt: skip
 
 
-def later_steps(methods: Iterable[Method]) -> tuple[str, ...]:
+def later_steps(methods: Iterable[Method], effort: Effort) -> tuple[str, ...]:
     """Return what methods of step 4 do that takes memory of its own."""
-    found = (_step(method) for method in methods if method.needs_torch)
+    found = (_step(method, effort) for method in methods if method.needs_torch)
     return tuple(dict.fromkeys(found))
 
 
-def _step(method: Method) -> str:
+def _step(method: Method, effort: Effort) -> str:
+    if method.name == "adaround":
+        return BLOCKS if effort.granularity == "block" else LEARNING
     if method.kind is Kind.ROUND:
-        return LEARNING if method.name == "adaround" else ROUNDING
+        return ROUNDING
     return TRAINING if method.kind is Kind.TRAIN else BALANCING
 
 
@@ -227,7 +232,8 @@ def effort_within(method: Method, effort: Effort, calibration: Calibration, samp
     if subject.ceiling is None:
         return effort
     better = _improving(subject, _largest(subject, samples))
-    rest = (better.learning_mb if _step(method) == LEARNING else better.rounding_mb) * MB
+    taken = {LEARNING: better.learning_mb, BLOCKS: better.block_learning_mb}
+    rest = taken.get(_step(method, effort), better.rounding_mb) * MB
     return replace(effort, ceiling=max(1, min(effort.ceiling, int(subject.ceiling.left_bytes - rest))))
 
 

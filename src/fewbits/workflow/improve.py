@@ -227,7 +227,8 @@ def run_verb(verb: str, options: Options, progress: Watcher | None) -> ImproveRe
     output = None if options["output"] is None else Path(options["output"])
     stages = Stages(progress)
     with staged(output) as folder:
-        opened = ready or Opened.of(options, named, stages, later=later_steps(wanted.methods), training=wanted.training)
+        later = later_steps(wanted.methods, wanted.effort)
+        opened = ready or Opened.of(options, named, stages, later=later, training=wanted.training)
         resolve(opened.subject.model, wanted.profile, opened.subject.target)
         with _store(output) as store:
             if isinstance(opened, Opened):

@@ -4,12 +4,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import onnx_ir as ir
 
 from fewbits.analysis.sensitivity import COPIES, FIRST_BYTES, HELD, MOST_BYTES
 from fewbits.graph.save import weights_bytes
 from fewbits.graph.topology import constant
+from fewbits.improvement.blocks import find_blocks
 from fewbits.improvement.layer_case import LEARNED_ELEMENTS, LEARNED_ROWS, enough_rows
 from fewbits.improvement.methods import Effort
 from fewbits.numerics.second_moment import MOST_INPUTS
@@ -31,6 +33,7 @@ _STREAMS = 6  # the largest tensor: read, rounded, made, and what a convolution 
 _READ = 4  # what a layer reads, at its turn: as it is, rounded, padded, and what it gives
 _TRAINED = 10  # weights: both models, gradients, two moments, the best and the mean so far
 _GRAPHS = 3  # tensors of a step: values, gradients, rounded
+_IN_BLOCK = 5  # tensors of a block: values, rounded, what was clipped, gradients of both
 _UNSIZED = (ir.DataType.STRING, ir.DataType.UNDEFINED)
 _COPIES = 3  # of gathered vectors: indexed, reshaped, and those of the batch before
 _SOLVED = 6 * 8  # bytes of a layer's second moments, and of what a solver makes of them
@@ -177,6 +180,20 @@ def waiting_mb(model: ir.Model, sizes: Mapping[str, float], samples: int) -> flo
     return min(2 * samples * most_live_bytes(model.graph, sizes), Effort().ceiling) / MB
 
 
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A node as finding blocks wants it."""
+
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, node: ir.Node) -> Self:
+        reads = (str(value.name) for value in node.inputs if value is not None and constant(value) is None)
+        return cls(str(node.name), tuple(reads), tuple(str(value.name) for value in node.outputs))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Improving:
     """What methods that make weights better add, at most, beside torch and what can wait in files.
@@ -209,6 +226,19 @@ class Improving:
         return self.rounding_mb + max((self._learned(*one) for one in self._layers()), default=0.0) / MB
 
     @property
+    def block_learning_mb(self) -> float:
+        """What rounding adds, and the largest block: its tensors of a batch, their gradients, an optimizer's state."""
+        nodes = [_Named.of(node) for node in self.model.graph]
+        layers = {layer.node: 4 * math.prod(layer.weight_shape) for layer in find_layers(self.model.graph)}
+        most = 0.0
+        for first, end in find_blocks(nodes, layers, [str(value.name) for value in self.model.graph.inputs]):
+            part = nodes[first:end]
+            tensors = sum(self.sizes.get(name, 0.0) for name in {n for node in part for n in node.reads + node.writes})
+            weights = sum(layers.get(node.name, 0) for node in part)
+            most = max(most, _IN_BLOCK * self.batch * tensors + _TRAINED * weights)
+        return self.rounding_mb + most / MB
+
+    @property
     def balancing_mb(self) -> float:
         """Weights four times, and all tensors of a batch with what gradients are made from."""
         together = _BALANCED * sum(self.sizes.values()) + _STREAMS * max(self.sizes.values(), default=0.0)
@@ -216,7 +246,7 @@ class Improving:
 
     @property
     def most_mb(self) -> float:
-        """What any of these methods adds."""
+        """What any of these methods adds with adaround layer by layer, its default."""
         return max(self.learning_mb, self.balancing_mb)
 
     def _layers(self) -> Iterator[tuple[Layer, float]]:
