@@ -3,7 +3,8 @@
     FewbitsError                a sentence for the user; the command line prints it and exits with code 2
     ├── SpecError               an option, precision, grid, target or profile that cannot be
     ├── ModelError              a model file that cannot be read, checked, converted or run
-    │   └── RefusedError        a model that the device's compiler does not take
+    │   ├── RefusedError        a model that the device's compiler does not take
+    │   └── MissingOperatorError  an operator that the torch executor lacks
     ├── DataError               data that cannot be read or does not fit the model
     ├── MetricError             a score that cannot be computed
     ├── HubError                Qualcomm AI Hub cannot be used, or a job there failed
@@ -36,6 +37,10 @@ class RefusedError(ModelError):
     def __init__(self, message: str, nodes: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(message)
         self.nodes = nodes
+
+
+class MissingOperatorError(ModelError):
+    """An operator that the torch executor lacks: what runs in onnxruntime alone can do without it."""
 
 
 class DataError(FewbitsError):

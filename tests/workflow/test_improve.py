@@ -476,6 +476,12 @@ def test_nothing_to_improve_is_one_sentence(tmp_path, small):
         adaround(model, methods="gptq", output=tmp_path / "out", **options)
 
 
+def test_nothing_to_smooth_says_why(tiny, small):
+    reason = r"by smooth \(no normalization, and no Mul by a constant per channel, in the model\)"
+    with pytest.raises(SpecError, match=reason):
+        improve(tiny.model, methods="smooth", **small)
+
+
 @pytest.mark.parametrize("there", ["nothing", "the folder", "a store"])
 def test_nothing_to_improve_leaves_nothing(tmp_path, there):
     model = onnx.parser.parse_model(

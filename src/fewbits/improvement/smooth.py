@@ -23,6 +23,7 @@ _NORMS = ("LayerNormalization", "RMSNormalization")
 _SMALLEST, _LARGEST = 1e-3, 1e3
 _DEAD = 1e-5  # of the largest of all channels
 _WORSE = 1e-9
+_NOTHING = "no normalization, and no Mul by a constant per channel, in the model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ def smooth(model: ir.Model, tops: Mapping[str, npt.NDArray[np.generic]], *, alph
         _apply(work, item, scale)
         names.update((name, *(str(layer.name) for layer, _ in item.readers)))
     changed = tuple(str(node.name) for node in work.graph if node.name in names)
-    return Improved(work, changed=changed, declined=declined, errors=errors)
+    notes = () if found or declined else (_NOTHING,)
+    return Improved(work, changed=changed, declined=declined, errors=errors, notes=notes)
 
 
 def _find(graph: ir.Graph) -> tuple[list[_Smoothable], dict[str, str]]:

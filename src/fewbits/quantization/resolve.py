@@ -206,7 +206,7 @@ class _Builder:
         name = str(value.name)
         bits, dtype = precision.weight_bits, DType.container(precision.weight_bits, signed=True)
         has_one_scale = isinstance(granularity, PerTensor)
-        if isinstance(granularity, PerChannel):  # the tensor's own shape: as an output, the value may be said to be open
+        if isinstance(granularity, PerChannel):  # as an output, the value itself may be said to be open
             has_one_scale = tensor.shape[granularity.axis] == 1
         if dtype is DType.INT4 and has_one_scale and not self.target.int4_per_tensor:
             dtype = DType.INT8

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from fewbits.errors import DataError, ModelError
+from fewbits.errors import DataError, MissingOperatorError, ModelError
 from fewbits.graph.topology import constant, data_positions, op_rule
 from fewbits.runtime.torch_operators.call import Call, Operator
 from fewbits.runtime.torch_operators.table import OPERATORS, call_of
@@ -106,7 +106,7 @@ class TorchGraph(OnnxNamed):
         model: prepared; not changed and not kept.
 
     Raises:
-        ModelError: the graph has an operator that the executor lacks; the message names the node.
+        MissingOperatorError: the graph has an operator that the executor lacks; the message names the node.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -204,19 +204,34 @@ def _steps(graph: ir.Graph, opset: int, kept: set[str]) -> tuple[Step, ...]:
     initializers = set(graph.initializers)
     steps = []
     for node in graph:
-        operator = OPERATORS.get(node.op_type) if node.domain in _ORDINARY else None
-        if operator is None:
-            domain = f"{node.domain}::" if node.domain not in _ORDINARY else ""
-            raise ModelError(
-                f"The torch executor has no operator {domain}{node.op_type}, which node {node.name!r} needs: leave it "
-                f"out of the model, or use the methods that run in onnxruntime (brute force)."
-            )
+        operator = _operator(node)
         reads = tuple("" if v is None else str(v.name) for v in node.inputs)
         remaining.subtract(name for name in reads if name)
         frees = tuple({n for n in reads if n and not remaining[n] and n not in kept and n not in initializers})
         writes = tuple(str(v.name or "") for v in node.outputs)
         steps.append(Step(call_of(node, opset), operator, reads, writes, frees))
     return tuple(steps)
+
+
+def check_operators(graph: ir.Graph) -> None:
+    """Raise where the executor cannot run a graph for want of an operator.
+
+    Raises:
+        MissingOperatorError: the first operator that it lacks, and the node.
+    """
+    for node in graph:
+        _operator(node)
+
+
+def _operator(node: ir.Node) -> Operator:
+    operator = OPERATORS.get(node.op_type) if node.domain in _ORDINARY else None
+    if operator is None:
+        domain = f"{node.domain}::" if node.domain not in _ORDINARY else ""
+        raise MissingOperatorError(
+            f"The torch executor has no operator {domain}{node.op_type}, which node {node.name!r} needs: use what runs "
+            f"in onnxruntime alone (rank by brute force; of the methods that improve, cle and smooth)."
+        )
+    return operator
 
 
 def _roles(graph: ir.Graph) -> tuple[set[str], set[str]]:

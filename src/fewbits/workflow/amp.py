@@ -26,7 +26,7 @@ from fewbits.workflow.ranges import check_ranges
 from fewbits.workflow.ready import Opened, Ready
 from fewbits.workflow.scoring import MetricLike, Scoring, check_metric
 from fewbits.workflow.sensitivity import SAMPLES as RANK_SAMPLES
-from fewbits.workflow.sensitivity import choose_method
+from fewbits.workflow.sensitivity import choose_method, settle_method
 from fewbits.workflow.source import ModelLike
 from fewbits.workflow.stages import Stages, Watcher
 from fewbits.workflow.workers_scoring import file_scorers
@@ -174,6 +174,7 @@ def amp(
         if isinstance(opened, Opened):
             opened = opened.score(options, stages, store).calibrate(options, stages, workers)
         scoring, subject = opened.scoring, opened.calibration.subject
+        options["ranking"] = settle_method(ranking, options["ranking"], opened.calibration.model)
         context = CostContext(opened.calibration, store, stages)
         with stages.stage("find costs"):
             costs = cost_model(context, wishes.precisions)

@@ -32,7 +32,7 @@ from fewbits.workflow.quantized import Quantized, quantize_calibrated
 from fewbits.workflow.ranges import check_ranges
 from fewbits.workflow.report import report
 from fewbits.workflow.sensitivity import SAMPLES as ANALYSIS_SAMPLES
-from fewbits.workflow.sensitivity import choose_method, one_pass
+from fewbits.workflow.sensitivity import choose_method, one_pass, settle_method
 from fewbits.workflow.source import ModelLike
 from fewbits.workflow.stages import Stages, Watcher
 from fewbits.workflow.subject import open_subject
@@ -149,6 +149,7 @@ def analyze(
                         bias_correction=bias_correction,
                     )
                 )  # fmt: skip
+        options["method"] = settle_method(method, options["method"], calibration.model)
         sensitivity = _Ranking(calibration, made, stages, options).run()
         with stages.stage("look at tensors", analysis_samples) as told:
             facts = tensor_facts(calibration, made[0], samples=analysis_samples, progress=told)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewbits.analysis.cost import cost_of, sizes_of
-from fewbits.errors import SpecError
+from fewbits.errors import MissingOperatorError, SpecError
 from fewbits.improvement.result import OUT_OF_TIME
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.resolve import resolve
@@ -259,7 +259,7 @@ class Steps:
         methods = ("qat",) if self.has_better_weights else ("gptq", "qat")
         try:
             result = train(self.model, precision=BASE, methods=methods, training=training, **given)
-        except NothingToImproveError as error:
+        except (NothingToImproveError, MissingOperatorError) as error:
             return Made(str(error))
         kept = any(row.kept and row.changed for row in result.methods)
         notes = [note for note in result.record.notes if note.startswith("qat:")]

@@ -1,6 +1,7 @@
 """The run of an improvement: one method after the other on the best state so far, each measured before the next."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from fewbits.analysis.evaluate import Evaluation, drop
 from fewbits.artifact import names
 from fewbits.artifact.folder import temporary_folder
-from fewbits.errors import DataError, SpecError
+from fewbits.errors import DataError, MissingOperatorError, SpecError
 from fewbits.graph.save import save_model
 from fewbits.improvement.equalize import Clips
 from fewbits.improvement.methods import Effort, Kind, Method
@@ -36,6 +37,9 @@ from fewbits.workflow.writing import Options, open_artifact
 
 ERROR_SAMPLES = 64
 """Calibration samples that output errors are measured on, at most."""
+
+UNCHANGED = "it changed nothing"
+"""Why a method is not kept that has nothing else to say."""
 
 
 class NothingToImproveError(SpecError):
@@ -173,7 +177,12 @@ class ImproveRun:
             if self.wanted.auto and method.name == "adaround" and self._is_met(figures):
                 self.rows.append(_untried(method, "the goal is met without it"))
                 continue
-            state, figures = self._try(method, state, figures)
+            try:
+                state, figures = self._try(method, state, figures)
+            except MissingOperatorError as error:
+                if not self.wanted.auto:
+                    raise
+                self.rows.append(_untried(method, str(error)))
         if not any(row.changed for row in self.rows):
             self.forget()
             raise NothingToImproveError(_nothing(self.rows, state.calibration.source.name))
@@ -198,7 +207,7 @@ class ImproveRun:
         begin = time.perf_counter()
         found, trial = self._apply(method, state)
         if trial is None:
-            why = "; ".join(found.notes) or "it changed nothing"
+            why = "; ".join(found.notes) or UNCHANGED
             self.rows.append(_row(method, found, time.perf_counter() - begin, None, (False, why)))
             return state, figures
         seconds = time.perf_counter() - begin
@@ -289,5 +298,6 @@ def _nothing(rows: Sequence[MethodRow], model: str) -> str:
         return f"The time was up before a layer of {model!r} was improved: allow more with --time."
     tried = ", ".join(row.name for row in rows)
     reasons = [f"{layers[0]!r}: {reason}" for row in rows for reason, layers in row.declined.items()]
-    why = f" ({reasons[0]})" if reasons else ""
+    reasons += [row.reason.rstrip(".") for row in rows if row.reason not in ("", UNCHANGED)]
+    why = f" ({Counter(reasons).most_common(1)[0][0]})" if reasons else ""
     return f"No layer of {model!r} can be improved by {tried}{why}: choose other methods, or another precision."

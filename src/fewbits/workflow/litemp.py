@@ -32,7 +32,7 @@ from fewbits.workflow.ranges import check_ranges
 from fewbits.workflow.ready import Opened, Ready
 from fewbits.workflow.report import report
 from fewbits.workflow.scoring import MetricLike, Scoring, check_metric
-from fewbits.workflow.sensitivity import choose_method, one_pass
+from fewbits.workflow.sensitivity import choose_method, one_pass, settle_method
 from fewbits.workflow.source import ModelLike
 from fewbits.workflow.stages import Stages, Watcher
 from fewbits.workflow.verdict import Status
@@ -174,6 +174,8 @@ def litemp(
         if ready is None:
             opened = Opened.of(options, named, stages, later=later).check((wanted.base, wanted.high))
             ready = opened.score(options, stages).calibrate(options, stages)
+        if sensitivity is None:
+            options["ranking"] = settle_method(ranking, options["ranking"], ready.calibration.model)
         contest = Contest.of(ready, stages, options)
         return _Run(contest, wanted, sensitivity, deadline, progress).result(folder)
 

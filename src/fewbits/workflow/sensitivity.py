@@ -1,12 +1,15 @@
 """Verb one_pass: the sensitivity of every group in every precision, from one pass of the float model with gradients."""
 
 import importlib.util
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import onnx_ir as ir
+
 from fewbits.analysis.sensitivity import Figure, Sensitivity
-from fewbits.errors import MissingExtraError, SpecError
+from fewbits.errors import MissingExtraError, MissingOperatorError, SpecError
 from fewbits.numerics.channel_error import ChannelError
 from fewbits.quantization.groups import find_groups
 from fewbits.runtime.heap import trim_heap
@@ -16,6 +19,8 @@ from fewbits.workflow.quantized import Quantized
 
 if TYPE_CHECKING:
     from fewbits.analysis.torch_sensitivity import OnePass
+
+logger = logging.getLogger(__name__)
 
 SAMPLES = 64
 PROJECTIONS = 128
@@ -55,7 +60,7 @@ def one_pass(
 
     Raises:
         MissingExtraError: torch is not installed.
-        ModelError: the graph has an operator that the torch executor lacks.
+        MissingOperatorError: the graph has an operator that the torch executor lacks.
         SpecError: no output, or an unknown one, is left to judge by; or one sample does not fit into the memory left.
     """
     need_torch()
@@ -97,6 +102,24 @@ def choose_method(name: str, option: str) -> str:
     if name == "auto":
         return "brute-force" if importlib.util.find_spec("torch") is None else "one-pass"
     return name
+
+
+def settle_method(asked: str, chosen: str, model: ir.Model) -> str:
+    """Return the method that a prepared model can be ranked by.
+
+    That is `chosen`, but brute force where the caller left the choice to fewbits, and torch's executor lacks an
+    operator of the model; a warning then says which.
+    """
+    if asked != "auto" or chosen != "one-pass":
+        return chosen
+    from fewbits.runtime.torch_graph import check_operators
+
+    try:
+        check_operators(model.graph)
+    except MissingOperatorError as error:
+        logger.warning("Groups are ranked by brute force, which takes longer. %s", error)
+        return "brute-force"
+    return chosen
 
 
 def need_torch() -> None:
