@@ -20,6 +20,7 @@ from fewbits.runtime.torch_operators import (
     normalization,
     padding,
     pooling,
+    recurrent,
     reduction,
     resize,
     sampling,
@@ -31,7 +32,7 @@ from fewbits.runtime.torch_operators.call import Call, Operator
 
 _GROUPS = (
     elementwise, comparison, activations, linear, convolution, pooling, normalization, reduction, shape, creation,
-    casting, padding, indexing, scattering, selection, resize, sampling,
+    casting, padding, indexing, scattering, selection, resize, sampling, recurrent,
     attention,
 )  # fmt: skip
 
