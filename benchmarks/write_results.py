@@ -14,6 +14,7 @@ from page_large import large
 from page_nodes import graphs, nodes
 from page_qat import trained
 from page_qnn import exchange, qnn
+from page_unseen import unseen
 
 PAGE = HERE.parent / "docs" / "results.md"
 PRECISIONS = ("w8a8", "w8a16", "w16a16", "fp16", "w4a8")
@@ -58,6 +59,7 @@ def main() -> None:
         lite(),
         amp(),
         improved(),
+        unseen(),
         trained(),
         qnn(),
         exchange(),
