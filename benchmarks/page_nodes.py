@@ -130,7 +130,8 @@ def graphs() -> str:
         rows += [("the same without pages of libraries, which become resident when first used",
                   " / ".join(f"{own[key]:.0f}" for key in ("first_mb", "after_warm_up_mb", "last_mb"))),
                  ("its MB a minute in the last half", f"{own['last_half_mb_per_minute']:.2f}")]  # fmt: skip
-    first, second, third, fourth, fifth, sixth = (load(f"fuzz_graphs_{i}")[0] for i in range(1, 7))
+    first, second, third, fourth, fifth, sixth, seventh = (load(f"fuzz_graphs_{i}")[0] for i in range(1, 8))
+    in_blocks, (again, _) = load("fuzz_graphs_blocks_1")[0], load("fuzz_graphs_blocks")
     return (
         "## Random graphs\n\nRandom graphs, precisions, targets and ranges through prepare, quantize, insert and import, each held against the "
         "invariants of `tests/fuzz/graph_checks.py` (`benchmarks/fuzz_graphs.py`). Their numbers are used nowhere else. A first run, of "
@@ -142,6 +143,8 @@ def graphs() -> str:
         f"{fifth['graphs']}, {fifth['failures']} times in two graphs: in one onnxslim gave a Compress the shape of its input, the other had a "
         "MeanVarianceNormalization of a channel that is constant but for the last bits, which is noise in float, too, and is not drawn any more; a "
         f"sixth, of {sixth['graphs']}, {sixth['failures']} times in three graphs: onnxslim took the parts of a Split of an open batch for equal, or left a "
-        "Split without one of its outputs, and import put a Relu behind a float16 MatMul. All of them were mended before the next run. The table is of "
-        "a seventh, of other graphs again.\n\n" + table(("", ""), rows) + "\n" + when
+        "Split without one of its outputs, and import put a Relu behind a float16 MatMul. All of them were mended before the next run. A seventh, of "
+        f"{seventh['graphs']}, broke them {seventh['failures']} times. With weight scales per block wherever the precision has them, {in_blocks['graphs']} graphs broke them "
+        f"{in_blocks['failures']} times: a Conv whose weight is an output of open shape, too. After that was mended, {again['graphs']} others broke them {again['failures']} times. The table is of "
+        "an eighth run, of other graphs again.\n\n" + table(("", ""), rows) + "\n" + when
     )  # fmt: skip
