@@ -24,7 +24,7 @@ VERBS: Mapping[str, Mapping[str, Any]] = {
     "baseline": {"precisions": ("w8a8", "w8a16")},
     "analyze": {"precisions": ("w8a8", "w8a16"), "confirm": 2},
     "litemp": {"base": "w8a8", "high": "w8a16", "percents": (10,), "score_all": True},
-    "amp": {"candidates": ("w8a8", "w8a16"), "min_sqnr": 30.0, "max_evaluations": 3},
+    "amp": {"candidates": ("w8a8", "w8a16"), "min_sqnr": 60.0, "max_evaluations": 3},
     "improve": {"precision": "w4a8", "methods": "gptq", "auto": False},
     "balance": {"precision": "w4a8", "methods": "balance,gptq", "auto": False},
     "adaround": {"precision": "w4a8", "methods": "adaround"},

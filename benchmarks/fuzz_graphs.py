@@ -23,7 +23,7 @@ from fewbits.runtime.heap import trim_heap
 
 sys.path.insert(0, str(record.HERE.parent / "tests" / "fuzz"))
 import graph_checks as checks
-from graph_strategy import Drawn, drawn_graphs, in_blocks
+from graph_strategy import Drawn, drawn_graphs, drawn_in_blocks
 
 CHUNK = 50
 WARM_UP = 0.2
@@ -45,7 +45,7 @@ def main() -> None:
     tally, failures, samples = checks.Tally(), [], []
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which the background of a shell switches off
     begin, number = time.perf_counter(), args.seed
-    drawn = drawn_graphs(args.makers).map(in_blocks) if args.blocks else drawn_graphs(args.makers)
+    drawn = (drawn_in_blocks if args.blocks else drawn_graphs)(args.makers)
     with contextlib.suppress(KeyboardInterrupt):  # what was done until then is recorded
         while tally.graphs < args.graphs or time.perf_counter() - begin < 60 * args.minutes:
             _chunk(number, drawn, tally, failures)
@@ -111,6 +111,7 @@ def _results(tally: checks.Tally, failures: list[dict[str, Any]], samples: Sampl
         "nodes": sum(tally.nodes.values()),
         "operators": dict(tally.nodes.most_common()),
         "precisions": dict(tally.precisions.most_common()),
+        "weights with scales per block": dict(tally.blocks.most_common()),
         "left in float": dict(tally.floats.most_common()),
         "not simulated in torch": tally.unsimulated,
         "failures": sum(tally.breaches.values()),

@@ -144,7 +144,8 @@ def graphs() -> str:
         "MeanVarianceNormalization of a channel that is constant but for the last bits, which is noise in float, too, and is not drawn any more; a "
         f"sixth, of {sixth['graphs']}, {sixth['failures']} times in three graphs: onnxslim took the parts of a Split of an open batch for equal, or left a "
         "Split without one of its outputs, and import put a Relu behind a float16 MatMul. All of them were mended before the next run. A seventh, of "
-        f"{seventh['graphs']}, broke them {seventh['failures']} times. With weight scales per block wherever the precision has them, {in_blocks['graphs']} graphs broke them "
-        f"{in_blocks['failures']} times: a Conv whose weight is an output of open shape, too. After that was mended, {again['graphs']} others broke them {again['failures']} times. The table is of "
-        "an eighth run, of other graphs again.\n\n" + table(("", ""), rows) + "\n" + when
+        f"{seventh['graphs']}, broke them {seventh['failures']} times. On ort-cpu with weight scales per block where a precision has them, "
+        f"{in_blocks['graphs']} graphs broke them {in_blocks['failures']} time: a Conv whose weight is an output of open shape, too. After that was mended, {again['graphs']} others, drawn with more "
+        f"of the layers that have blocks ({sum(again['weights with scales per block'].values())} such weights), broke them {again['failures']} times. The table is of "
+        "an eighth run, of other graphs again, before that mend and before RNN, GRU and LSTM ran in torch.\n\n" + table(("", ""), rows) + "\n" + when
     )  # fmt: skip

@@ -22,6 +22,7 @@ from fewbits.quantization.insert import insert_qdq
 from fewbits.quantization.profile import Profile
 from fewbits.quantization.strip import strip_qdq
 from fewbits.runtime.session import Arrays, Runner, RunOptions, SessionPolicy, open_session
+from fewbits.spec.dtypes import PerBlock
 from fewbits.spec.encodings import Encoding
 from fewbits.spec.optable import Kind
 from fewbits.spec.plan import Grid, Role
@@ -51,6 +52,7 @@ class Tally:
     precisions: Counter = field(default_factory=Counter)
     breaches: Counter = field(default_factory=Counter)
     floats: Counter = field(default_factory=Counter)
+    blocks: Counter = field(default_factory=Counter)
     unsimulated: int = 0
 
 
@@ -78,6 +80,7 @@ def breaches(case: Drawn, tally: Tally) -> list[str]:
     calibration = calibrated(case)
     made = quantized(case, calibration)
     tally.floats.update(f"{n.op}: {_unnamed(n.reason)}" for n in made.plan.nodes.values() if n.reason)
+    tally.blocks.update(_blocks(calibration, made))
     found = [
         *_prepared(case, runner, wanted, calibration),
         *_switched_off(case, calibration, made, tally),
@@ -89,6 +92,16 @@ def breaches(case: Drawn, tally: Tally) -> list[str]:
     ]
     tally.breaches.update(text.split(":")[0] for text in found)
     return found
+
+
+def _blocks(calibration: Calibration, made: Quantized) -> Iterator[str]:
+    """Yield the operator of every weight with scales per block, and whether the last block is a whole one."""
+    stored = calibration.model.graph.initializers
+    for (node, _), key in made.plan.inputs.items():
+        grid = made.plan.grids[key]
+        if isinstance(grid.spec.granularity, PerBlock):
+            rest = stored[grid.tensor].const_value.shape[grid.spec.granularity.axis] % grid.spec.granularity.size
+            yield f"{made.plan.nodes[node].op}, {'a shorter last block' if rest else 'whole blocks'}"
 
 
 def _unnamed(reason: str) -> str:

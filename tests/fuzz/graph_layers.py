@@ -44,7 +44,17 @@ def _kernel(d: Draft, source: Tensor) -> tuple[int, ...]:
 def conv(d: Draft) -> None:
     is_line = d.rarely()
     source = d.pick(lambda t: t.rank == 3, (d.batch, 3, 8)) if is_line else images(d)
-    channels, kernel = source.shape[1], _kernel(d, source)
+    _conv(d, source, _kernel(d, source))
+
+
+def mixing_conv(d: Draft) -> None:
+    """A Conv whose kernel has one position."""
+    source = d.pick(lambda t: t.rank == 4 and t.shape[1] > 3, (d.batch, 6, 4, 4), (d.batch, 8, 3, 3))
+    _conv(d, source, (1, 1))
+
+
+def _conv(d: Draft, source: Tensor, kernel: tuple[int, ...]) -> None:
+    channels = source.shape[1]
     groups = d.one_of(1, 1, channels, *(g for g in (2, 3) if channels % g == 0))
     outputs = groups * d.one_of(1, 2, 3)
     shape = (outputs, channels // groups, *kernel)

@@ -27,12 +27,17 @@ MAKERS = (
     twists.tied_product, twists.tied_linear, twists.tied_embedding, twists.residual, twists.residual, twists.repeated,
     twists.island, twists.branch, *(rare.rare,) * 8,
 )  # fmt: skip
+WITH_BLOCKS = (
+    *MAKERS, *(layers.mixing_conv,) * 12, *(layers.gemm,) * 4, *(layers.matmul,) * 6,
+    *(twists.tied_product, twists.tied_linear) * 3,
+)  # fmt: skip
+"""The same, with more of the layers whose weights may have scales per block."""
 Maker = Callable[[Draft], None]
 PRECISIONS = ("w8a8", "w8a16", "w4a8", "w16a16", "fp16")
 LIFTED = ("", "", *PRECISIONS, "w6a6", "fp32")
 RANGES = ("minmax", "minmax", "mse", "entropy", "percentile:99.9")
 TARGETS = ("qnn-htp-v73", "qnn-htp-v73", "ort-cpu")
-IN_BLOCKS = {"w8a8": "w8a8g4", "w8a16": "w8a16g2", "w4a8": "w4a8g2", "w16a16": "w4a16g32", "w6a6": "w6a6g3"}
+IN_BLOCKS = {"w8a8": "w8a8g2", "w8a16": "w8a16g3", "w4a8": "w4a8g2", "w16a16": "w4a16g3", "w6a6": "w6a6g4"}
 """Precision -> one with scales per block, on a target that has them."""
 
 
@@ -90,8 +95,12 @@ def drawn_graphs(
     )  # fmt: skip
 
 
-def in_blocks(case: Drawn) -> Drawn:
-    """The same graph with weight scales per block where its precisions have such a form, on a target that has them."""
+def drawn_in_blocks(most_makers: int = 12) -> st.SearchStrategy[Drawn]:
+    """Graphs with weight scales per block where their precisions have such a form, on a target that has them."""
+    return drawn_graphs(most_makers, WITH_BLOCKS).map(_in_blocks)
+
+
+def _in_blocks(case: Drawn) -> Drawn:
     precision, lifted = (IN_BLOCKS.get(name, name) for name in (case.precision, case.lifted))
     return replace(case, precision=precision, lifted=lifted, target="ort-cpu")
 

@@ -13,7 +13,7 @@ from graph_checks import ONE_THREAD, Tally, breaches
 from graph_layers import conv
 from graph_pointwise import clip, scaled
 from graph_rare import RARE
-from graph_strategy import drawn_graphs, in_blocks
+from graph_strategy import drawn_graphs, drawn_in_blocks
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
@@ -45,8 +45,9 @@ def test_every_invariant_holds_on_random_graphs(number):
 
 
 def test_every_invariant_holds_with_weight_scales_per_block():
-    tally = fuzz(50, 4, drawn_graphs(8).map(in_blocks))
-    assert sum(count for name, count in tally.precisions.items() if "g" in name.split(" + ")[0]) > 20
+    tally = fuzz(50, 4, drawn_in_blocks(8))
+    assert {name.split(", ")[1] for name in tally.blocks} == {"whole blocks", "a shorter last block"}
+    assert tally.blocks.total() > 20
 
 
 @pytest.mark.parametrize("row", RARE)
@@ -111,10 +112,8 @@ def test_drawing_graphs_leaves_nothing_behind():
 @pytest.mark.parametrize("part", range(20))
 def test_every_invariant_holds_on_thousands_of_random_graphs(part):
     number = random.SystemRandom().randrange(2**32)
-    drawn, how = drawn_graphs(12), ""
-    if part % 4 == 3:
-        drawn, how = drawn.map(in_blocks), ".map(in_blocks)"
-    logger.warning("part %d: fuzz(250, %d, drawn_graphs(12)%s)", part, number, how)  # shown where it fails
-    tally = fuzz(250, number, drawn)
+    draws = drawn_in_blocks if part % 4 == 3 else drawn_graphs
+    logger.warning("part %d: fuzz(250, %d, %s(12))", part, number, draws.__name__)  # shown where it fails
+    tally = fuzz(250, number, draws(12))
     assert tally.graphs + tally.discards >= 250
     assert tally.discards <= MOST_DISCARDED * 250
