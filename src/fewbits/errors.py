@@ -3,8 +3,8 @@
     FewbitsError                a sentence for the user; the command line prints it and exits with code 2
     ├── SpecError               an option, precision, grid, target or profile that cannot be
     ├── ModelError              a model file that cannot be read, checked, converted or run
-    │   ├── RefusedError        a model that the device's compiler does not take
-    │   └── MissingOperatorError  an operator that the torch executor lacks
+    │   ├── RefusedError            a model that the device's compiler does not take
+    │   └── MissingOperatorError    an operator that the torch executor lacks
     ├── DataError               data that cannot be read or does not fit the model
     ├── MetricError             a score that cannot be computed
     ├── HubError                Qualcomm AI Hub cannot be used, or a job there failed

@@ -27,8 +27,8 @@ from fewbits.workflow.subject import Subject
 
 logger = logging.getLogger(__name__)
 
-ONE_PASS, BALANCING, ROUNDING, LEARNING, TRAINING = "one-pass", "balance", "rounding", "adaround", "training"
-BLOCKS = "adaround by block"
+ONE_PASS, BALANCING, TRAINING = "one-pass", "balance", "training"
+ROUNDING, LEARNING, BLOCKS = "rounding", "adaround", "adaround by block"
 """What may follow calibration and scoring, and takes memory of its own."""
 _KEPT = 1 / 8
 """Share of the memory that is spare for what is kept to save time: samples, and outputs of the float model, each."""
@@ -232,9 +232,12 @@ def effort_within(method: Method, effort: Effort, calibration: Calibration, samp
     if subject.ceiling is None:
         return effort
     better = _improving(subject, _largest(subject, samples))
-    taken = {LEARNING: better.learning_mb, BLOCKS: better.block_learning_mb}
-    rest = taken.get(_step(method, effort), better.rounding_mb) * MB
-    return replace(effort, ceiling=max(1, min(effort.ceiling, int(subject.ceiling.left_bytes - rest))))
+    step = _step(method, effort)
+    if step == LEARNING:
+        taken = better.learning_mb
+    else:
+        taken = better.block_learning_mb if step == BLOCKS else better.rounding_mb
+    return replace(effort, ceiling=max(1, min(effort.ceiling, int(subject.ceiling.left_bytes - taken * MB))))
 
 
 @dataclass(frozen=True, slots=True)
