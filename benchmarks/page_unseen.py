@@ -43,7 +43,7 @@ def unseen() -> str:
         + table(header, rows)
         + "\n`fewbits auto` with the drop that is acceptable (0.5 %, 0.1 dB, perplexity 0.02):\n\n"
         + table(("network", "steps", "recommended", "score", "drop", "met", "verify", "s"), found)
-        + "\n" + when
+        + "\n" + when + "\nThat is the last run; `unseen.json` has date and commit of each network.\n"
     )  # fmt: skip
 
 
